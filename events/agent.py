@@ -1,0 +1,132 @@
+"""What passes between the hub and the agent in a machine: its spec, its reports, its commands. None of it is an event.
+
+Reports arrive on `from.<project>.<machine>.<epoch>.<service>.<Report>` (JetStream `IN`, acknowledged); the subject says who
+speaks, the body is only a claim. Commands go out on `cmd.<project>.<machine>.<epoch>.<Command>` (core request/reply,
+answered by a report model). A heartbeat is an empty message on `beat.<project>.<machine>.<epoch>` every 10 s.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from events.base import Count, Digest, Epoch, Goal, Id, Name, Slug, Text, Value
+from events.machine import Env, InjectedFile, Limits
+from events.project import CheckpointPolicy
+from events.words import CheckpointType, CreationContext, MachineType
+
+HEARTBEAT_S = 10.0
+OUTPUT_LINE_BYTES_MAX = 16_384
+OUTPUT_BYTES_PER_S_MAX = 262_144
+"""Above it output is dropped and the gap is said."""
+
+
+class AgentSpec(Value):
+    """All an agent needs to run one incarnation. Written by the hypervisor driver for the agent alone (mode 0600 or a pipe)."""
+
+    project: Slug
+    machine_id: Id
+    epoch: Epoch
+    machine_type: MachineType
+    goal: Goal
+    snapshot: Digest
+    """What the workspace is restored from."""
+    parent_checkpoint_id: Id
+    files: tuple[InjectedFile, ...] = ()
+    """Only in epoch 1."""
+    env: Env = {}
+    limits: Limits = Limits()
+    policy: CheckpointPolicy = CheckpointPolicy()
+    deadline_in_s: Annotated[float, Field(gt=0)]
+    """What is left of the goal's deadline."""
+    nats_url: str
+    nats_creds: Annotated[str, Field(repr=False)] = ""
+    """Text of a creds file; empty on a server without authentication."""
+    store: str
+    """Directory path or URL of the chunk store."""
+    root: str
+    """Directory that holds `workspace` and `home` of this incarnation, as the agent sees it."""
+    launcher: tuple[str, ...] = ()
+    """Argument prefix that confines the runner (the driver's: bwrap and limits); empty inside a VM."""
+    runner_workspace: str = "/workspace"
+    runner_home: str = "/home/agent"
+
+
+class AgentRegistered(Value):
+    """The agent is up. To spawner."""
+
+    agent_version: Name
+    pid: Count = 0
+
+
+class WorkspaceRestored(Value):
+    """The workspace stands; the runner starts now. To spawner."""
+
+    restore_ms: Count
+    file_count: Count
+
+
+class AgentProgressed(Value):
+    """To spawner; at most one a second."""
+
+    message: Text
+    percent: Annotated[int, Field(ge=0, le=100)] | None = None
+
+
+class WorkspaceCaptured(Value):
+    """A snapshot is durable in the store. To checkpointer."""
+
+    checkpoint_id: Id
+    checkpoint_type: CheckpointType
+    creation_context: CreationContext
+    parent_id: Id
+    snapshot: Digest
+    file_count: Count
+    size_bytes: Count
+    stored_bytes: Count
+    captured_bytes: Count = 0
+    capture_ms: Count
+    added: Count = 0
+    changed: Count = 0
+    removed: Count = 0
+    skipped: Annotated[tuple[Name, ...], Field(max_length=32)] = ()
+
+
+class CaptureFailed(Value):
+    """To checkpointer; also the answer to Capture when it could not be done."""
+
+    checkpoint_id: Id
+    reason: Text
+
+
+class AgentFinished(Value):
+    """The runner is over and the final capture, if any, was reported before. To spawner; the agent ends after it."""
+
+    outcome: Literal["succeeded", "failed", "cancelled", "expired"]
+    exit_code: Annotated[int, Field(ge=-255, le=255)] | None = None
+    reason: Text = ""
+    checkpoint_id: Id | None = None
+
+
+class Capture(Value):
+    """Command: capture now; answered by WorkspaceCaptured or CaptureFailed (a JSON object with `report` naming which)."""
+
+    checkpoint_id: Id
+    checkpoint_type: CheckpointType
+    creation_context: CreationContext
+    deadline_s: Annotated[float, Field(gt=0, le=300)] = 60.0
+
+
+class Stop(Value):
+    """Command: stop the runner (interrupt, TERM, then the PID namespace), seal, report AgentFinished, end. Answered at once by `{}`."""
+
+    reason: Text = ""
+    outcome: Literal["cancelled", "expired"] = "cancelled"
+    grace_s: Annotated[float, Field(ge=0, le=60)] = 5.0
+    seal: bool = True
+
+
+REPORTS: dict[str, type[Value]] = {
+    model.__name__: model
+    for model in (AgentRegistered, WorkspaceRestored, AgentProgressed, WorkspaceCaptured, CaptureFailed, AgentFinished)
+}
+COMMANDS: dict[str, type[Value]] = {model.__name__: model for model in (Capture, Stop)}

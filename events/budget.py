@@ -1,0 +1,144 @@
+"""What happens to a budget account. One aggregate per node (`_hub`, a project's slug, a machine's id) holds all its resources.
+
+Two-phase: reserve the worst case before, settle with the actual after; each reservation is resolved exactly once.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from events.base import Amount, Event, Id, Name, Text, Time, Value
+from events.words import BudgetPeriod, Resource, Said, Unit
+
+BUDGETED = Literal[Resource.MONEY, Resource.TIME, Resource.API_CALLS]
+"""What can be budgeted so far."""
+
+UNIT_OF: dict[Resource, Unit] = {Resource.MONEY: Unit.CAD, Resource.TIME: Unit.MINUTES, Resource.API_CALLS: Unit.CALLS}
+
+
+class BudgetEvent(Event):
+    """The base of what happens to a budget account."""
+
+    aggregate: ClassVar[str] = "budget"
+
+
+class Line(Value):
+    """An amount of one resource, in the unit of `UNIT_OF`, counted in the period that began at `period_start`."""
+
+    resource: BUDGETED
+    amount: Amount
+    period: BudgetPeriod
+    period_start: Time
+
+
+Lines = Annotated[tuple[Line, ...], Field(min_length=1, max_length=16)]
+
+
+class BudgetRequested(BudgetEvent):
+    """Somebody sets what an account may use of one resource per period. Said at the door; answered by BudgetAllocated or BudgetRefused.
+
+    An account without an allocation of a resource has no cap of its own; an allocation of 0 is a cap.
+    """
+
+    said_by: ClassVar[tuple[Said, ...]] = (Said.DOOR,)
+
+    resource: BUDGETED = Resource.MONEY
+    amount: Amount
+    unit: Unit
+    period: BudgetPeriod = BudgetPeriod.TOTAL
+    time_zone: Annotated[str, Field(min_length=1, max_length=64)] = "UTC"
+    """Named zone in which days, weeks and months begin."""
+    auto_reset: bool = True
+
+
+class BudgetRefused(BudgetEvent):
+    """A BudgetRequested made no sense (unit, zone). Said by budget."""
+
+    said_by: ClassVar[tuple[Said, ...]] = (Said.BUDGET,)
+
+    resource: Resource
+    reason: Text
+
+
+class BudgetAllocated(BudgetEvent):
+    """An account may use `amount` in the period; a later one for the same period replaces it, a new period is a new row. Said by budget."""
+
+    said_by: ClassVar[tuple[Said, ...]] = (Said.BUDGET,)
+
+    resource: BUDGETED
+    amount: Amount
+    unit: Unit
+    period: BudgetPeriod
+    period_start: Time
+    period_end: Time | None = None
+    """None for a total."""
+    time_zone: Name = "UTC"
+    auto_reset: bool = True
+
+
+class BudgetReserved(BudgetEvent):
+    """The worst case of a machine is set aside on this account. Said by budget, one batch over all accounts and the machine."""
+
+    said_by: ClassVar[tuple[Said, ...]] = (Said.BUDGET,)
+
+    reservation_id: Id
+    machine_id: Id
+    lines: Lines
+
+
+class ReservationRefused(BudgetEvent):
+    """An account could not hold what was asked. Said by budget."""
+
+    said_by: ClassVar[tuple[Said, ...]] = (Said.BUDGET,)
+
+    reservation_id: Id
+    machine_id: Id
+    resource: BUDGETED
+    unit: Unit
+    asked: Amount
+    available: Amount
+
+
+class BudgetSettled(BudgetEvent):
+    """A reservation is resolved with what was really used: the hold is gone, `lines` are added to used. Said by budget."""
+
+    said_by: ClassVar[tuple[Said, ...]] = (Said.BUDGET,)
+
+    reservation_id: Id
+    machine_id: Id
+    lines: Lines
+
+
+class BudgetReleased(BudgetEvent):
+    """A reservation is resolved with nothing used. Said by budget."""
+
+    said_by: ClassVar[tuple[Said, ...]] = (Said.BUDGET,)
+
+    reservation_id: Id
+    machine_id: Id
+    reason: Text = ""
+
+
+class BudgetThresholdCrossed(BudgetEvent):
+    """Use has reached `percent` of the allocation, once per period and threshold. Said by budget."""
+
+    said_by: ClassVar[tuple[Said, ...]] = (Said.BUDGET,)
+
+    resource: BUDGETED
+    period: BudgetPeriod
+    period_start: Time
+    percent: Annotated[int, Field(ge=1, le=100)]
+    used: Amount
+    allocated: Amount
+
+
+class BudgetExhausted(BudgetEvent):
+    """Use has reached the whole allocation, once per period. Said by budget."""
+
+    said_by: ClassVar[tuple[Said, ...]] = (Said.BUDGET,)
+
+    resource: BUDGETED
+    period: BudgetPeriod
+    period_start: Time
+    used: Amount
+    allocated: Amount
