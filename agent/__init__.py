@@ -1,0 +1,1 @@
+"""The supervisor inside a machine, and the runners it starts."""

@@ -1,0 +1,1 @@
+"""The `autovibe` command and the stack it can embed."""

@@ -1,0 +1,1 @@
+"""The decisions: one pure decider per aggregate."""

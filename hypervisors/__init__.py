@@ -1,0 +1,1 @@
+"""Where machines run: the port and its drivers."""

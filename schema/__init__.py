@@ -1,0 +1,1 @@
+"""What is stored and how: SQL migrations, JetStream topology, generated schemas."""

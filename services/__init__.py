@@ -1,0 +1,1 @@
+"""The services; each one runs alone or beside the others in one process."""

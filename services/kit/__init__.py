@@ -1,0 +1,1 @@
+"""The plumbing that all services share, and nothing else does."""

@@ -1,0 +1,36 @@
+"""Our packages are named plainly (`schema`, `events`, …): nothing that is installed may claim the same names."""
+
+import importlib
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGES: list[str] = PROJECT["tool"]["uv"]["build-backend"]["module-name"]
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_no_installed_distribution_claims_the_name_of_a_package_of_ours(name: str) -> None:
+    assert set(packages_distributions().get(name, [])) <= {"autovibe"}
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_package_of_ours_is_imported_from_this_tree(name: str) -> None:
+    assert importlib.import_module(name).__file__ == str(ROOT / name / "__init__.py")
+
+
+def test_every_tool_looks_at_the_same_packages() -> None:
+    assert PROJECT["tool"]["coverage"]["run"]["source"] == PACKAGES
+    assert PROJECT["tool"]["importlinter"]["root_packages"] == PACKAGES
+    assert set(PACKAGES) <= set(PROJECT["tool"]["pyright"]["include"])
+    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} <= {*PACKAGES, "bench", "tests"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "requirements").glob("*.txt")), ids=lambda path: path.name)
+def test_a_lock_file_names_neither_a_host_nor_a_place_on_the_machine_that_made_it(path: Path) -> None:
+    pins = [line for line in path.read_text().splitlines() if not line.startswith("    --hash=sha256:")]
+    assert pins
+    assert not [pin for pin in pins if "/" in pin or "@" in pin or "#" in pin]
