@@ -20,8 +20,8 @@ OUTPUT_BYTES_PER_S_MAX = 262_144
 """Above it output is dropped and the gap is said."""
 
 
-class AgentSpec(Value):
-    """All an agent needs to run one incarnation. Written by the hypervisor driver for the agent alone (mode 0600 or a pipe)."""
+class MachineSpec(Value):
+    """What one incarnation is to be: all that a hypervisor is asked for; the driver adds where it lives (`AgentSpec`)."""
 
     project: Slug
     machine_id: Id
@@ -43,10 +43,17 @@ class AgentSpec(Value):
     """Text of a creds file; empty on a server without authentication."""
     store: str
     """Directory path or URL of the chunk store."""
+
+
+class AgentSpec(MachineSpec):
+    """All an agent needs to run one incarnation. Written by the hypervisor driver for the agent alone (mode 0600 or a pipe)."""
+
     root: str
     """Directory that holds `workspace` and `home` of this incarnation, as the agent sees it."""
     launcher: tuple[str, ...] = ()
     """Argument prefix that confines the runner (the driver's: bwrap and limits); empty inside a VM."""
+    cgroups: tuple[str, ...] = ()
+    """Directories of the runner's control groups: the agent freezes, kills and reads out-of-memory kills by what they offer."""
     runner_workspace: str = "/workspace"
     runner_home: str = "/home/agent"
 
