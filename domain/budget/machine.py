@@ -1,0 +1,96 @@
+"""A machine as the budget sees it: what was asked, how that was answered, what it used."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from enum import StrEnum
+from uuid import UUID
+
+from domain.budget.account import ZERO
+from domain.tariff import Tariff, worst_case
+from events.base import Event
+from events.budget import BUDGETED
+from events.machine import (
+    MachineAdmitted,
+    MachineDenied,
+    MachineEnded,
+    MachineQueued,
+    MachineRequested,
+    MachineStopRequested,
+    UsageRecorded,
+)
+from events.words import Resource, Unit
+
+_MINUTES_PER_HOUR = 60
+
+
+class Standing(StrEnum):
+    """How far the budget's answer to a request is."""
+
+    UNKNOWN = "unknown"
+    REQUESTED = "requested"
+    QUEUED = "queued"
+    ADMITTED = "admitted"
+    OVER = "over"
+
+
+def _usage() -> Mapping[BUDGETED, Decimal]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What of a machine's history matters to its budget."""
+
+    standing: Standing = Standing.UNKNOWN
+    request: MachineRequested | None = None
+    stop_requested: bool = False
+    queued: MachineQueued | None = None
+    """What stood in its way when it was last tried."""
+    reservation_id: UUID | None = None
+    usage: Mapping[BUDGETED, Decimal] = field(default_factory=_usage)
+
+
+def evolve(machine: Machine, event: Event) -> Machine:  # noqa: PLR0911 - one return per event
+    """Fold one event of the machine's history; most leave it as it is."""
+    match event:
+        case MachineRequested() if machine.request is None:
+            return replace(machine, standing=Standing.REQUESTED, request=event)
+        case MachineStopRequested():
+            return replace(machine, stop_requested=True)
+        case MachineQueued():
+            return replace(machine, standing=Standing.QUEUED, queued=event)
+        case MachineAdmitted():
+            return replace(machine, standing=Standing.ADMITTED, reservation_id=event.reservation_id)
+        case MachineDenied() | MachineEnded():
+            return replace(machine, standing=Standing.OVER)
+        case UsageRecorded():
+            return replace(machine, usage=_added(machine.usage, event))
+        case _:
+            return machine
+
+
+def asks(request: MachineRequested, tariff: Tariff) -> dict[BUDGETED, Decimal]:
+    """Return what must be set aside for a request: money in CAD, time in minutes, and calls where it says how many."""
+    worst = worst_case(request.limits, tariff)
+    asked: dict[BUDGETED, Decimal] = {
+        Resource.MONEY: worst.cad if request.budget is None else request.budget,
+        Resource.TIME: worst.minutes,
+    }
+    if request.calls is not None:
+        asked[Resource.API_CALLS] = request.calls
+    return asked
+
+
+def _added(usage: Mapping[BUDGETED, Decimal], event: UsageRecorded) -> Mapping[BUDGETED, Decimal]:
+    added: dict[BUDGETED, Decimal] = dict(usage)
+    added[Resource.MONEY] = usage.get(Resource.MONEY, ZERO) + event.cost_cad
+    match event.resource_type:
+        case Resource.TIME:
+            minutes = event.amount * (_MINUTES_PER_HOUR if event.unit is Unit.HOURS else 1)
+            added[Resource.TIME] = usage.get(Resource.TIME, ZERO) + minutes
+        case Resource.API_CALLS:
+            added[Resource.API_CALLS] = usage.get(Resource.API_CALLS, ZERO) + event.amount
+        case _:
+            pass
+    return added
