@@ -140,5 +140,3 @@ def _service(hub: str, subject: str, *, share: bool = False) -> Claims:
 def _stream(hub: str, subject: str, local_subject: str | None = None) -> Claims:
     entry: dict[str, object] = {"name": subject, "subject": subject, "account": hub, "type": "stream"}
     return entry | {"local_subject": local_subject} if local_subject else entry
-
-

@@ -1,10 +1,8 @@
-"""From the key store to a server that can start: its configuration fragment and the first credentials.
-
-Whoever starts nats-server calls `prepare` before it does; calling it again changes no key, only renews the texts.
-"""
+"""From the key store to a server that can start: the operator, the first accounts and the first credentials."""
 
 import json
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,14 +12,17 @@ from services.issuer import accounts
 from services.issuer.jwt import Key, KeyKind, Permissions, creds_text, operator_jwt, user_jwt
 from services.issuer.keys import ENTROPY_BYTES, KeyStore, write_secret
 
-RESOLVER_ACCOUNTS_MAX = 100_000
-
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What was written. `fragment` is to be included in nats-server's configuration; it holds no secret."""
+    """What a server that asks for credentials is started with; nothing in it is secret but what the creds files hold."""
 
-    fragment: str
+    operator_jwt: str
+    system_account: str
+    preload: Mapping[str, str]
+    """Account id to JWT, for the accounts that must be there from the first moment."""
+    resolver: Path
+    """Where the server keeps the accounts it was given; it survives the server."""
     hub_creds: Path
     """For the services, in HUB."""
     system_creds: Path
@@ -29,12 +30,22 @@ class Prepared:
     operator_creds: Path
     """For the human who runs the hub."""
 
+    @property
+    def fragment(self) -> str:
+        """The part of nats-server's configuration file that says all this."""
+        lines = "\n".join(f"  {account}: {jwt}" for account, jwt in self.preload.items())
+        return (
+            f"operator: {self.operator_jwt}\n"
+            f"system_account: {self.system_account}\n"
+            f"resolver: {{ type: full, dir: {json.dumps(str(self.resolver))}, allow_delete: true }}\n"
+            f"resolver_preload: {{\n{lines}\n}}\n"
+        )
+
 
 def prepare(keys: KeyStore, directory: Path, *, resolver: Path, at: datetime) -> Prepared:
-    """Write the creds files into `directory` (0700) and return the server's fragment.
+    """Make what is missing (keys, creds files in `directory`, 0700) and say how the server is to be started.
 
-    Args:
-        resolver: Where the server keeps the accounts it was given; it survives the server.
+    Call it before every start of the server; no key and no creds file that is there already changes.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     resolver.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -43,26 +54,31 @@ def prepare(keys: KeyStore, directory: Path, *, resolver: Path, at: datetime) ->
         ("system", keys.system(), accounts.system_permissions()),
         ("operator", keys.operators(), accounts.operator_permissions(Role.ADMIN)),
     )
-    paths = [_first_user(directory, name, account, permissions, at) for name, account, permissions in users]
-    return Prepared(fragment(keys, resolver=resolver, at=at), *paths)
+    hub_creds, system_creds, operator_creds = (
+        _first_user(directory, name, account, permissions, at) for name, account, permissions in users
+    )
+    operator, system = keys.operator(), keys.system().public
+    return Prepared(
+        operator_jwt=operator_jwt(operator, name="autovibe", system_account=system, at=at),
+        system_account=system,
+        preload=_preload(keys, resolver, at),
+        resolver=resolver,
+        hub_creds=hub_creds,
+        system_creds=system_creds,
+        operator_creds=operator_creds,
+    )
 
 
-def fragment(keys: KeyStore, *, resolver: Path, at: datetime) -> str:
-    """The part of nats-server's configuration that makes it ask for credentials and take accounts while it runs."""
+def _preload(keys: KeyStore, resolver: Path, at: datetime) -> dict[str, str]:
     operator, system, hub, operators = keys.operator(), keys.system(), keys.hub(), keys.operators()
     preload = {
         system.public: accounts.system_jwt(operator, system.public, at=at),
         hub.public: accounts.hub_jwt(operator, hub.public, at=at),
-        operators.public: accounts.operator_account_jwt(operator, operators.public, hub=hub.public, at=at),
     }
-    lines = "\n".join(f"  {account}: {jwt}" for account, jwt in preload.items())
-    return (
-        f"operator: {operator_jwt(operator, name='autovibe', system_account=system.public, at=at)}\n"
-        f"system_account: {system.public}\n"
-        f"resolver: {{ type: full, dir: {json.dumps(str(resolver))}, allow_delete: true, "
-        f"limit: {RESOLVER_ACCOUNTS_MAX} }}\n"
-        f"resolver_preload: {{\n{lines}\n}}\n"
-    )
+    # A newer preload replaces what the server holds, and the operators' revocations are only in what it holds.
+    if not (resolver / f"{operators.public}.jwt").exists():
+        preload[operators.public] = accounts.operator_account_jwt(operator, operators.public, hub=hub.public, at=at)
+    return preload
 
 
 def _first_user(directory: Path, name: str, account: Key, permissions: Permissions, at: datetime) -> Path:
