@@ -1,11 +1,14 @@
 """Our packages are named plainly (`schema`, `events`, …): nothing that is installed may claim the same names."""
 
 import importlib
+import re
 import tomllib
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -34,3 +37,24 @@ def test_a_lock_file_names_neither_a_host_nor_a_place_on_the_machine_that_made_i
     pins = [line for line in path.read_text().splitlines() if not line.startswith("    --hash=sha256:")]
     assert pins
     assert not [pin for pin in pins if "/" in pin or "@" in pin or "#" in pin]
+
+
+def test_a_lock_file_has_what_the_project_asks_for() -> None:
+    pins = dict(re.findall(r"^([a-z0-9-]+)==([^ ;]+)", (ROOT / "requirements" / "bench.txt").read_text(), re.MULTILINE))
+    groups: dict[str, list[str]] = PROJECT["dependency-groups"]
+    extras: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
+    asked = [*PROJECT["project"]["dependencies"], *chain(*groups.values()), *chain(*extras.values())]
+    wanted = [Requirement(line) for line in asked]
+    assert not [str(want) for want in wanted if pins.get(want.name, "0") not in want.specifier], "remedy: make lock"
+
+
+@pytest.mark.parametrize("name", ["agent", "dev", "run"])
+def test_all_lock_files_agree_on_the_version_of_a_package(name: str) -> None:
+    everything = set((ROOT / "requirements" / "bench.txt").read_text().splitlines())
+    pins = [line for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines() if "==" in line]
+    assert not [pin for pin in pins if pin not in everything], "remedy: make lock"
+
+
+def test_the_agent_gets_none_of_the_services_dependencies() -> None:
+    lock = (ROOT / "requirements" / "agent.txt").read_text()
+    assert not re.findall(r"^(?:anthropic|faststream|psycopg|starlette|typer|uvicorn)\b", lock, re.MULTILINE)
