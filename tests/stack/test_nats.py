@@ -3,14 +3,18 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import nats
+import nats.errors
 import pytest
 
 from cli.stack.directory import DirectoryInUseError, working_in
 from cli.stack.nats import EmbeddedNats, NatsConfig, OperatorMode
 from cli.stack.process import ServerFailedError
+from services.issuer.bootstrap import prepare
+from services.issuer.keys import KeyStore
 from tests.harness import eventually
 from tests.stack.conftest import Parent
 
@@ -101,3 +105,23 @@ async def test_the_server_says_that_it_syncs_always_and_within_which_limits(shor
             await client.close()
         assert "Max Storage:     95.37 MB" in server.log_tail()
         assert (short_tmp / "nats.conf").stat().st_mode & 0o777 == 0o600
+
+
+async def test_in_operator_mode_only_credentials_open_the_door_after_a_restart_too(short_tmp: Path) -> None:
+    keys = KeyStore(short_tmp / "keys")
+    made = prepare(keys, short_tmp / "creds", resolver=short_tmp / "resolver", at=datetime.now(UTC))
+    operator = OperatorMode(made.operator_jwt, made.system_account, made.resolver, made.preload)
+    server = EmbeddedNats(short_tmp / "nats", NatsConfig(operator=operator))
+    for _ in range(2):
+        async with server:
+            client = await nats.connect(server.url, user_credentials=str(made.hub_creds))
+            try:
+                assert (await client.jetstream().account_info()).limits.max_storage == -1
+            finally:
+                await client.close()
+            with pytest.raises(nats.errors.Error, match="Authorization Violation"):
+                await nats.connect(server.url, allow_reconnect=False, error_cb=unheard)
+
+
+async def unheard(_: Exception) -> None:
+    """nats-py prints every error that nobody takes."""
