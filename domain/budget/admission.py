@@ -95,20 +95,33 @@ def _denying(accounts: Mapping[str, Account], asked: Asked, now: datetime) -> _S
 
 
 def _in_the_way(command: Admit, at: Situation, accounts: Mapping[str, Account], asked: Asked) -> MachineQueued | None:
-    if command.ahead is not None:
-        return behind(command.ahead, at.slug)
+    """Return what the machine waits for: its own project before the hub.
+
+    So only those who could run if the hub had room stand in the hub's line and hold up others there.
+    """
+    ahead = command.ahead
+    if ahead is not None and ahead.slug == at.slug:
+        return behind(ahead, at.slug)
+    for node in at.path[:0:-1]:
+        if short := _short_of(node, accounts[node], asked, command.now):
+            return short
+    if ahead is not None:
+        return behind(ahead, at.slug)
     if len(accounts[HUB].holds) >= command.machines_max:
         return MachineQueued(hold=Hold.CAPACITY, node=HUB, asked=Decimal(1), available=ZERO)
-    for node, account in accounts.items():
-        for book in _capped(account, asked):
-            if asked[book.resource] > free(book) and not is_over(book, command.now):
-                return MachineQueued(
-                    hold=Hold.BUDGET,
-                    node=node,
-                    resource=book.resource,
-                    asked=asked[book.resource],
-                    available=bounded(free(book)),
-                )
+    return _short_of(HUB, accounts[HUB], asked, command.now)
+
+
+def _short_of(node: str, account: Account, asked: Asked, now: datetime) -> MachineQueued | None:
+    for book in _capped(account, asked):
+        if asked[book.resource] > free(book) and not is_over(book, now):
+            return MachineQueued(
+                hold=Hold.BUDGET,
+                node=node,
+                resource=book.resource,
+                asked=asked[book.resource],
+                available=bounded(free(book)),
+            )
     return None
 
 

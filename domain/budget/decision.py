@@ -62,7 +62,7 @@ class Situation:
 
     @property
     def path(self) -> tuple[str, ...]:
-        """The nodes that must hold what the machine asks: hub, project, machine; `_hub`'s own machines have no project."""
+        """The nodes that must hold what it asks: hub, project, machine; a machine of `_hub` has no project above it."""
         return tuple(dict.fromkeys((HUB, self.slug, self.node)))
 
     @property
