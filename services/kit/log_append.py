@@ -1,0 +1,410 @@
+"""Appending: optimistic concurrency, atomic batches, group commit, and retries that cannot store twice.
+
+With `sync_interval: always` the server syncs once per message but only a few times per atomic batch of any size. So
+independent appends that come while another is on its way travel together; a lone one goes at once, as it is. A batch
+holds no aggregate twice, because two appends with one expectation would both be stored. When a batch is refused it is
+halved until the culprit stands alone; every other append of it is stored. When an answer is lost, the ids in the log
+say whether it was stored.
+"""
+
+import asyncio
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import orjson
+import structlog
+
+from events.address import Address
+from services.kit.errors import Conflict, IdReused, KitError, LogFull, Refused, Transient
+from services.kit.log_read import Reader
+from services.kit.message import Piece
+from services.kit.wire import ApiError, Reply, Wire, api_error
+
+BATCH_MESSAGES_MAX = 1_000
+"""The server's limit for an atomic batch."""
+BATCH_BYTES_MAX = 4 * 1024 * 1024
+QUEUE_MESSAGES_MAX = 20_000
+QUEUE_BYTES_MAX = 64 * 1024 * 1024
+SKIPPED_MAX = 1_000
+"""How many appends to aggregates already in a batch are looked past for others that may join it."""
+IN_FLIGHT_MAX = 2
+"""Batches on their way at once: while the server syncs one, the next is made."""
+ATTEMPT_TIMEOUT_S = 3.0
+
+_CONFLICT = {10071, 10164}
+_DUPLICATE_IN_BATCH = 10201
+_AGAIN = {10158, 10163, 10167, 10176, 10210, 10211}
+_FULL = {10023, 10028, 10047, 10077}
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("log")
+
+
+@dataclass(frozen=True, slots=True)
+class Stamped:
+    """One aggregate's part of an append, ready to be sent."""
+
+    address: Address
+    expected: int
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One append: it is stored whole or not at all."""
+
+    parts: tuple[Stamped, ...]
+    deadline: float
+    """By the loop's clock."""
+    done: "asyncio.Future[int]"
+    """Holds the seq of its last event."""
+    messages: int = 0
+    size_bytes: int = 0
+    uncertain: bool = False
+    """Sent before, and the answer was lost."""
+    keys: tuple[Address, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        self.messages = sum(len(part.pieces) for part in self.parts)
+        self.size_bytes = sum(
+            len(piece.body) + len(piece.headers) + len(piece.subject) + 200
+            for part in self.parts
+            for piece in part.pieces
+        )
+        self.keys = tuple(part.address for part in self.parts)
+
+    def fail(self, error: KitError) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    def succeed(self, seq: int) -> None:
+        if not self.done.done():
+            self.done.set_result(seq)
+
+
+class Appender:
+    """The queue of appends of one connection and the batches on their way."""
+
+    def __init__(self, wire: Wire, stream: str, reader: Reader, in_flight_max: int = IN_FLIGHT_MAX) -> None:
+        self._wire = wire
+        self._stream = stream
+        self._reader = reader
+        self._in_flight_max = in_flight_max
+        self._queue: deque[Entry] = deque()
+        self._queued_messages = 0
+        self._queued_bytes = 0
+        self._room = asyncio.Event()
+        self._room.set()
+        self._in_flight = 0
+        self._pump_scheduled = False
+        self._recoveries: set[asyncio.Task[None]] = set()
+        self._batch_prefix = random.randbytes(6).hex().encode()  # noqa: S311 # only has to differ between clients
+        self._batch_ids = itertools.count(1)
+        self._closed = False
+        self.timeouts_in_a_row = 0
+        """Attempts that the server left unanswered while connected; see `services.kit.stuck`."""
+
+    async def append(self, parts: tuple[Stamped, ...], deadline_s: float) -> int:
+        """Store all parts or none. Returns the seq of the last event."""
+        loop = asyncio.get_running_loop()
+        entry = Entry(parts, loop.time() + deadline_s, loop.create_future())
+        if entry.messages > BATCH_MESSAGES_MAX:
+            raise Refused(f"{entry.messages} events in one append, the server takes at most {BATCH_MESSAGES_MAX}")
+        if self._closed:
+            raise Transient("the connection is closed: nothing was appended")
+        if self._queued_messages >= QUEUE_MESSAGES_MAX or self._queued_bytes >= QUEUE_BYTES_MAX:
+            await self._wait_for_room(deadline_s)
+        self._queue.append(entry)
+        self._queued_messages += entry.messages
+        self._queued_bytes += entry.size_bytes
+        self._schedule()
+        return await entry.done
+
+    async def close(self) -> None:
+        """Fail what still waits; what was sent may have been stored."""
+        self._closed = True
+        for task in tuple(self._recoveries):
+            task.cancel()
+        await asyncio.gather(*self._recoveries, return_exceptions=True)
+        while self._queue:
+            self._queue.popleft().fail(Transient("the connection is closed: nothing was appended"))
+
+    async def _wait_for_room(self, deadline_s: float) -> None:
+        try:
+            async with asyncio.timeout(deadline_s):
+                while self._queued_messages >= QUEUE_MESSAGES_MAX or self._queued_bytes >= QUEUE_BYTES_MAX:
+                    self._room.clear()
+                    await self._room.wait()
+        except TimeoutError:
+            raise Transient(
+                f"{self._queued_messages} appends ({self._queued_bytes} bytes) wait already: nothing was appended"
+            ) from None
+
+    def _schedule(self) -> None:
+        """Look at the queue when all who run in this turn of the loop have joined it."""
+        if not self._pump_scheduled and self._in_flight < self._in_flight_max:
+            self._pump_scheduled = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_scheduled = False
+        while self._queue and self._in_flight < self._in_flight_max:
+            batch = self._collect()
+            if not batch:
+                return
+            self._in_flight += 1
+            self._start(batch)
+
+    def _collect(self) -> list[Entry]:
+        """Take from the queue what may travel together; a second append to an aggregate waits for the first."""
+        batch: list[Entry] = []
+        skipped: list[Entry] = []
+        seen: set[Address] = set()
+        messages = size = 0
+        now = asyncio.get_running_loop().time()
+        queue = self._queue
+        while queue and messages < BATCH_MESSAGES_MAX and len(skipped) < SKIPPED_MAX:
+            entry = queue[0]
+            if batch and (
+                messages + entry.messages > BATCH_MESSAGES_MAX or size + entry.size_bytes > BATCH_BYTES_MAX
+            ):
+                break
+            queue.popleft()
+            if entry.done.done() or entry.deadline <= now:
+                entry.fail(Transient("the deadline passed while the append waited: nothing was appended"))
+                self._leave(entry)
+            elif any(key in seen for key in entry.keys):
+                seen.update(entry.keys)
+                skipped.append(entry)
+            else:
+                seen.update(entry.keys)
+                batch.append(entry)
+                messages += entry.messages
+                size += entry.size_bytes
+                self._leave(entry)
+        queue.extendleft(reversed(skipped))
+        return batch
+
+    def _leave(self, entry: Entry) -> None:
+        self._queued_messages -= entry.messages
+        self._queued_bytes -= entry.size_bytes
+        if not self._room.is_set():
+            self._room.set()
+
+    def _start(self, batch: list[Entry]) -> None:
+        """Send a batch; its happy end needs no task."""
+
+        def on_end(outcome: int | ApiError | Transient) -> None:
+            if isinstance(outcome, int):
+                _resolve(batch, outcome)
+                self._end()
+            else:
+                task = asyncio.get_running_loop().create_task(self._recover(batch, outcome))
+                self._recoveries.add(task)
+                task.add_done_callback(self._recoveries.discard)
+
+        self._send(batch, on_end)
+
+    def _end(self) -> None:
+        self._in_flight -= 1
+        self._schedule()
+
+    def _send(self, batch: Sequence[Entry], on_end: Callable[[int | ApiError | Transient], None]) -> None:
+        """Send once. `on_end` gets the last seq, the server's refusal, or why the outcome is unknown."""
+        loop = asyncio.get_running_loop()
+
+        def on_reply(reply: Reply | None) -> bool:
+            timer.cancel()
+            on_end(self._outcome(reply))
+            return False
+
+        def on_timeout() -> None:
+            self._wire.forget(token)
+            self.timeouts_in_a_row += 1
+            on_end(Transient(f"no acknowledgement within {ATTEMPT_TIMEOUT_S} s"))
+
+        token, inbox = self._wire.expect(on_reply)
+        timer = loop.call_later(ATTEMPT_TIMEOUT_S, on_timeout)
+        if not self._wire.client.send_now(self._command(batch, inbox)):
+            timer.cancel()
+            self._wire.forget(token)
+            loop.call_soon(on_end, Transient("not connected to NATS"))
+
+    def _outcome(self, reply: Reply | None) -> int | ApiError | Transient:
+        if reply is None:
+            return Transient("the connection was lost before the acknowledgement")
+        if reply.status == 503:
+            return Transient(f"no stream {self._stream} takes appends now")
+        self.timeouts_in_a_row = 0
+        answer = orjson.loads(reply.data)
+        if "error" in answer:
+            return api_error(answer["error"])
+        if answer["stream"] != self._stream:
+            return ApiError(400, 10060, f"appended to stream {answer['stream']}, not {self._stream}")
+        return ApiError(400, _DUPLICATE_IN_BATCH, "duplicate id") if answer.get("duplicate") else int(answer["seq"])
+
+    def _command(self, batch: Sequence[Entry], inbox: bytes) -> bytes:
+        """Return the protocol bytes of a batch; only its last message asks for an answer."""
+        flat = [
+            (piece, part if piece is part.pieces[0] else None)
+            for entry in batch
+            for part in entry.parts
+            for piece in part.pieces
+        ]
+        count = len(flat)
+        batch_id = b"%b-%x" % (self._batch_prefix, next(self._batch_ids)) if count > 1 else b""
+        out: list[bytes] = []
+        for number, (piece, first_of) in enumerate(flat, 1):
+            lines = b"NATS/1.0\r\n"
+            if count > 1:
+                lines += b"Nats-Batch-Id: %b\r\nNats-Batch-Sequence: %d\r\n" % (batch_id, number)
+                if number == count:
+                    lines += b"Nats-Batch-Commit: 1\r\n"
+            if first_of is not None:
+                lines += (
+                    b"Nats-Expected-Last-Subject-Sequence: %d\r\nNats-Expected-Last-Subject-Sequence-Subject: %b\r\n"
+                    % (first_of.expected, first_of.address.filter().encode())
+                )
+            header = b"%b%b\r\n" % (lines, piece.headers)
+            reply = b" " + inbox if number == count else b""
+            out.append(
+                b"HPUB %b%b %d %d\r\n%b%b\r\n"
+                % (piece.subject, reply, len(header), len(header) + len(piece.body), header, piece.body)
+            )
+        return b"".join(out)
+
+    async def _recover(self, batch: list[Entry], outcome: int | ApiError | Transient) -> None:
+        """Bring every append of a batch that did not simply succeed to its end."""
+        try:
+            await self._settle(batch, outcome)
+        except asyncio.CancelledError:
+            for entry in batch:
+                entry.fail(Transient("the connection is closed: the outcome is unknown"))
+            raise
+        except Exception as error:  # the edge: an append must never wait for ever
+            _log.exception("append.broken")
+            for entry in batch:
+                entry.fail(Transient(f"the outcome is unknown: {error!r}"))
+        finally:
+            self._end()
+
+    async def _settle(self, batch: list[Entry], outcome: int | ApiError | Transient) -> None:
+        pause_s = 0.01
+        while True:
+            if isinstance(outcome, int):
+                _resolve(batch, outcome)
+                return
+            if isinstance(outcome, ApiError) and not _again(outcome):
+                await self._refused(batch, outcome)
+                return
+            if isinstance(outcome, Transient):
+                for entry in batch:
+                    entry.uncertain = True
+            batch = self._still_in_time(batch, outcome)
+            if not batch:
+                return
+            await asyncio.sleep(random.uniform(pause_s / 2, pause_s))  # noqa: S311 # jitter
+            pause_s = min(1.0, pause_s * 2)
+            outcome = await self._attempt(batch)
+
+    def _still_in_time(self, batch: list[Entry], outcome: ApiError | Transient) -> list[Entry]:
+        now = asyncio.get_running_loop().time()
+        for entry in batch:
+            if entry.deadline <= now:
+                unknown = "the outcome is unknown" if entry.uncertain else "nothing was appended"
+                entry.fail(Transient(f"the deadline passed and {unknown}: {outcome}"))
+        return [entry for entry in batch if not entry.done.done()]
+
+    async def _attempt(self, batch: list[Entry]) -> int | ApiError | Transient:
+        """Send again, unless an earlier attempt, whose answer was lost, turns out to be stored."""
+        if not self._wire.client.is_connected:
+            return Transient("not connected to NATS")
+        if batch[0].uncertain:
+            try:
+                first = await self._stored(batch[0])
+            except Transient as error:
+                return error
+            except ApiError as error:
+                return error
+            if first is not None and len(batch) == 1:
+                return first
+            # With more in the batch the refusal of the next attempt leads to each of them.
+        future: asyncio.Future[int | ApiError | Transient] = asyncio.get_running_loop().create_future()
+
+        def on_end(outcome: int | ApiError | Transient) -> None:
+            if not future.done():
+                future.set_result(outcome)
+
+        self._send(batch, on_end)
+        return await future
+
+    async def _refused(self, batch: list[Entry], error: ApiError) -> None:
+        """Halve a refused batch until each append has its own answer."""
+        if len(batch) > 1 and error.err_code not in _FULL:
+            middle = len(batch) // 2
+            for half in (batch[:middle], batch[middle:]):
+                await self._settle(half, await self._attempt(half))
+            return
+        if error.err_code in _CONFLICT or error.err_code == _DUPLICATE_IN_BATCH:
+            await self._verify(batch[0], error)
+            return
+        for entry in batch:
+            entry.fail(_refusal(error))
+
+    async def _verify(self, entry: Entry, error: ApiError) -> None:
+        """A conflict or duplicate may be our own earlier attempt, whose answer was lost: the ids say."""
+        while True:
+            try:
+                seq = await self._stored(entry)
+                if seq is not None:
+                    entry.succeed(seq)
+                else:
+                    entry.fail(await self._conflict(entry, error))
+            except Transient as trouble:
+                if not self._still_in_time([entry], trouble):
+                    return
+                await asyncio.sleep(random.uniform(0.05, 0.1))  # noqa: S311 # jitter
+            else:
+                return
+
+    async def _stored(self, entry: Entry) -> int | None:
+        """Return the seq of the append's last event if it is stored; one part's ids tell, for it is all or none."""
+        seq: int | None = None
+        for part in (entry.parts[0], entry.parts[-1]):
+            found = await self._reader.read(part.address, part.expected, len(part.pieces))
+            if [message.headers.get("Nats-Msg-Id") for message in found] != [piece.id for piece in part.pieces]:
+                return None
+            seq = found[-1].seq
+        return seq
+
+    async def _conflict(self, entry: Entry, error: ApiError) -> KitError:
+        for part in entry.parts:
+            last = await self._reader.last(part.address.filter())
+            actual = last.seq if last else 0
+            if actual != part.expected:
+                return Conflict(part.address, part.expected, actual)
+        if error.err_code == _DUPLICATE_IN_BATCH:
+            return IdReused(entry.parts[0].pieces[0].id, 0)
+        part = entry.parts[0]
+        return Conflict(part.address, part.expected, part.expected)
+
+
+def _resolve(batch: Sequence[Entry], last_seq: int) -> None:
+    """Give each append its seq: a batch is stored without a gap."""
+    seq = last_seq
+    for entry in reversed(batch):
+        entry.succeed(seq)
+        seq -= entry.messages
+
+
+def _again(error: ApiError) -> bool:
+    return error.err_code in _AGAIN or (error.code == 503 and error.err_code not in _FULL)
+
+
+def _refusal(error: ApiError) -> Refused:
+    if error.err_code in _FULL:
+        return LogFull(f"log is full: {error}; raise AUTOVIBE_LOG_BYTES or free space on the server's disk")
+    return Refused(f"the log refused the append: {error}")
+
+

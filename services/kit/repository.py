@@ -1,0 +1,83 @@
+"""Aggregates as folds of their events, kept between calls; and the loop of load, decide, append."""
+
+import asyncio
+import random
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from events.address import Address
+from events.base import Event
+from events.envelope import Cause
+from services.kit.errors import Conflict, Transient
+from services.kit.log import APPEND_DEADLINE_S, Appended, Log, Write
+
+S = TypeVar("S")
+
+CONFLICTS_MAX = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[S]):
+    """The state of an aggregate and the seq of its last event, which is what an append must expect."""
+
+    state: S
+    seq: int
+
+
+class Repository(Generic[S]):
+    """Folds, newest used kept; each `get` reads only what came since."""
+
+    def __init__(
+        self, log: Log, initial: Callable[[], S], evolve: Callable[[S, Event], S], size: int = 10_000
+    ) -> None:
+        self._log = log
+        self._initial = initial
+        self._evolve = evolve
+        self._size = size
+        self._kept: OrderedDict[Address, Loaded[S]] = OrderedDict()
+
+    async def get(self, address: Address) -> Loaded[S]:
+        """Return the state as the log has it now."""
+        known = self._kept.get(address) or Loaded(self._initial(), 0)
+        tail = await self._log.load(address, after=known.seq)
+        state = known.state
+        for recorded in tail.events:
+            state = self._evolve(state, recorded.event)
+        loaded = Loaded(state, tail.seq)
+        newest = self._kept.get(address)
+        if newest is None or newest.seq <= loaded.seq:
+            self._kept[address] = loaded
+            self._kept.move_to_end(address)
+            if len(self._kept) > self._size:
+                self._kept.popitem(last=False)
+        return loaded
+
+
+async def decide_and_append(
+    log: Log,
+    decide: Callable[[], Awaitable[Sequence[Write]]],
+    *,
+    cause: Cause,
+    deadline_s: float = APPEND_DEADLINE_S,
+    conflicts_max: int = CONFLICTS_MAX,
+) -> Appended | None:
+    """Load and decide (that is `decide`), append, and do it again when an aggregate moved on meanwhile.
+
+    Returns:
+        Where it was appended; None when there was nothing to say.
+
+    Raises:
+        Transient: Still conflicting after `conflicts_max` rounds, or as `Log.append`.
+        Refused: As `Log.append`.
+    """
+    for round_number in range(conflicts_max):
+        writes = [write for write in await decide() if write.events]
+        if not writes:
+            return None
+        try:
+            return await log.append(*writes, cause=cause, deadline_s=deadline_s)
+        except Conflict:
+            await asyncio.sleep(random.uniform(0, 0.002 * 2 ** min(round_number, 7)))  # noqa: S311 # jitter
+    raise Transient(f"still in conflict after {conflicts_max} rounds")
