@@ -99,6 +99,10 @@ class Wire:
         Raises:
             Transient: No answer in time, nobody listens, or the connection was lost; the outcome is unknown.
         """
+        return await self.publish(subject, b"", payload, timeout_s)
+
+    async def publish(self, subject: str, header: bytes, payload: bytes, timeout_s: float = API_TIMEOUT_S) -> Reply:
+        """Send with a prebuilt header block (or none) and return the answer; raises as `request`."""
         future: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
 
         def on_reply(reply: Reply | None) -> bool:
@@ -107,7 +111,12 @@ class Wire:
             return False
 
         token, inbox = self.expect(on_reply)
-        command = b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), inbox, len(payload), payload)
+        target = b"%b %b" % (subject.encode(), inbox)
+        if header:
+            sizes = b"%d %d" % (len(header), len(header) + len(payload))
+            command = b"HPUB %b %b\r\n%b%b\r\n" % (target, sizes, header, payload)
+        else:
+            command = b"PUB %b %d\r\n%b\r\n" % (target, len(payload), payload)
         try:
             if not self.client.send_now(command):
                 raise Transient(f"not connected to NATS: {subject} was not asked")

@@ -1,0 +1,355 @@
+"""Reactors: handlers of durable consumers. FastStream pulls, one message per subscriber at a time, acknowledged by us.
+
+A handler that returns is acknowledged. `Later` comes again after its delay, `Never` is buried, any other error comes
+again with growing pauses and is buried after `attempts_max` failures in this process. `Transient` (the log or database
+is away) is never buried. A message that cannot be read is buried at once. Burying comes before terminating.
+Messages of one aggregate are handled one at a time and in order, except that a delayed one is overtaken.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import orjson
+import structlog
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from structlog.contextvars import bound_contextvars
+
+from events.envelope import Recorded
+from services.kit import broker, dead
+from services.kit.broker import NatsMessage
+from services.kit.bus import Bus
+from services.kit.delivery import Later, Never, Poison, Report, report_of
+from services.kit.errors import KitError, Refused, Transient
+from services.kit.health import Health, Part
+from services.kit.locks import KeyedLocks
+from services.kit.message import RawMessage, decode, from_delivery
+from services.kit.metrics import Metrics
+from services.kit.wire import ApiError, integer, mapping
+
+ATTEMPTS_MAX = 10
+CRASHES_MAX = 50
+"""Deliveries after which a message is buried unseen: it has been killing the process."""
+PAUSE_MIN_S = 0.2
+PAUSE_MAX_S = 30.0
+BURIAL_PAUSE_S = 10.0
+PROGRESS_EVERY_S = 10.0
+STALLED_S = 60.0
+FAILURES_KEPT = 10_000
+
+M = TypeVar("M")
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("reactor")
+
+
+@dataclass(slots=True)
+class Reactor(Generic[M]):
+    """One handler on one durable."""
+
+    stream: str
+    durable: str
+    handler: Callable[[M], Awaitable[None]]
+    read: Callable[[RawMessage], M]
+    bind: Callable[[M], dict[str, str]]
+    concurrency: int
+    attempts_max: int
+    locks: KeyedLocks[str] = field(default_factory=KeyedLocks)
+    failures: OrderedDict[int, int] = field(default_factory=OrderedDict)
+    running: int = 0
+    progressed_at: float = field(default_factory=time.monotonic)
+
+    def failed(self, seq: int) -> int:
+        """Count a failure of a message in this process."""
+        count = self.failures.pop(seq, 0) + 1
+        self.failures[seq] = count
+        if len(self.failures) > FAILURES_KEPT:
+            self.failures.popitem(last=False)
+        return count
+
+
+class Reactors:
+    """The handlers of a service; `running()` starts them and stops them after what is at work."""
+
+    def __init__(self, bus: Bus, service: str, metrics: Metrics | None = None) -> None:
+        self._bus = bus
+        self.service = service
+        self._metrics = metrics or Metrics(service)
+        self._reactors: list[Reactor[object]] = []
+
+    def on(
+        self, *, stream: str, durable: str, subjects: Sequence[str], concurrency: int = 1, attempts_max: int = ATTEMPTS_MAX
+    ) -> Callable[[Callable[[Recorded], Awaitable[None]]], Callable[[Recorded], Awaitable[None]]]:
+        """Hear events of the log. `subjects` documents; the durable's own filters are in `schema/streams.py`."""
+
+        def register(handler: Callable[[Recorded], Awaitable[None]]) -> Callable[[Recorded], Awaitable[None]]:
+            self._add(Reactor(stream, durable, handler, _recorded, _about_event, concurrency, attempts_max))
+            return handler
+
+        self._check_subjects(durable, subjects)
+        return register
+
+    def on_report(
+        self, *, stream: str, durable: str, subjects: Sequence[str], concurrency: int = 1, attempts_max: int = ATTEMPTS_MAX
+    ) -> Callable[[Callable[[Report], Awaitable[None]]], Callable[[Report], Awaitable[None]]]:
+        """Hear what agents report."""
+
+        def register(handler: Callable[[Report], Awaitable[None]]) -> Callable[[Report], Awaitable[None]]:
+            self._add(Reactor(stream, durable, handler, report_of, _about_report, concurrency, attempts_max))
+            return handler
+
+        self._check_subjects(durable, subjects)
+        return register
+
+    def on_raw(
+        self, *, stream: str, durable: str, subjects: Sequence[str], concurrency: int = 1, attempts_max: int = ATTEMPTS_MAX
+    ) -> Callable[[Callable[[RawMessage], Awaitable[None]]], Callable[[RawMessage], Awaitable[None]]]:
+        """Hear messages as they are, for a handler that judges them itself (the door)."""
+
+        def register(handler: Callable[[RawMessage], Awaitable[None]]) -> Callable[[RawMessage], Awaitable[None]]:
+            self._add(Reactor(stream, durable, handler, _as_it_is, _about_raw, concurrency, attempts_max))
+            return handler
+
+        self._check_subjects(durable, subjects)
+        return register
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Hear and handle inside the block.
+
+        Raises:
+            Refused: A durable does not exist, or does not hear what was asked for.
+        """
+        for reactor in self._reactors:
+            await self._check_durable(reactor)
+        app = broker.BusBroker(self._bus)
+        for reactor in self._reactors:
+            for _ in range(reactor.concurrency):
+                broker.subscribe(app, reactor.stream, reactor.durable, self._consumer(reactor))
+        retries = [
+            await self._bus.nc.subscribe(
+                dead.retry_subject(reactor.durable), queue=self.service, cb=self._retry_handler(reactor)
+            )
+            for reactor in self._reactors
+        ]
+        await app.start()
+        try:
+            yield
+        finally:
+            for retry in retries:
+                if not self._bus.nc.is_closed:
+                    await retry.unsubscribe()
+            await app.stop()
+
+    async def health(self) -> Health:
+        """Say for each durable how far behind it is and whether it moves.
+
+        A durable that was deleted, or has work but made no progress for `STALLED_S`, is not well.
+        """
+        return Health(tuple([await self._part(reactor) for reactor in self._reactors]))
+
+    def _add(self, reactor: Reactor[M]) -> None:
+        self._reactors.append(reactor)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] # each reads what its handler takes
+
+    def _check_subjects(self, durable: str, subjects: Sequence[str]) -> None:
+        if not subjects:
+            raise Refused(f"durable {durable}: no subjects")
+
+    async def _check_durable(self, reactor: Reactor[object]) -> None:
+        try:
+            await self._bus.wire.api(f"CONSUMER.INFO.{reactor.stream}.{reactor.durable}")
+        except ApiError as error:
+            raise Refused(
+                f"consumer {reactor.durable} of {reactor.stream} cannot be used: {error}; run `autovibe migrate`"
+            ) from error
+
+    async def _part(self, reactor: Reactor[object]) -> Part:
+        name = f"consumer {reactor.durable}"
+        try:
+            info = await self._bus.wire.api(f"CONSUMER.INFO.{reactor.stream}.{reactor.durable}")
+        except ApiError as error:
+            return Part(name, ok=False, detail=f"{error}; `autovibe migrate` makes it again")
+        except Transient as error:
+            return Part(name, ok=False, detail=str(error))
+        lag = integer(info["num_pending"])
+        waiting = integer(info["num_ack_pending"])
+        self._metrics.lag(reactor.durable, lag)
+        still_s = time.monotonic() - reactor.progressed_at
+        stalled = lag > 0 and reactor.running == 0 and still_s > STALLED_S
+        delivered = integer(mapping(info["delivered"])["stream_seq"])
+        detail = f"seq {delivered}, {lag} behind, {waiting} unacknowledged, {reactor.running} at work"
+        return Part(name, ok=not stalled, detail=detail + (f", stalled for {still_s:.0f} s" if stalled else ""))
+
+    def _consumer(self, reactor: Reactor[object]) -> Callable[[NatsMessage], Awaitable[None]]:
+        async def consume(message: NatsMessage) -> None:
+            raw = message.raw_message
+            stored = _stored(raw)
+            async with reactor.locks.hold(_aggregate(stored.subject)):
+                reactor.running += 1
+                try:
+                    await self._deliver(reactor, raw, stored)
+                finally:
+                    reactor.running -= 1
+                    reactor.progressed_at = time.monotonic()
+
+        return consume
+
+    async def _deliver(self, reactor: Reactor[object], raw: Msg, stored: RawMessage) -> None:
+        deliveries = raw.metadata.num_delivered
+        started = time.perf_counter()
+        try:
+            if deliveries > CRASHES_MAX * reactor.attempts_max:
+                raise Never(f"delivered {deliveries} times without an answer")
+            message = _read(reactor, stored)
+            async with asyncio.timeout(None), _kept_alive(raw):
+                with bound_contextvars(**reactor.bind(message)):
+                    await reactor.handler(message)
+        except Exception as error:  # the edge: every error has an answer to the server
+            await self._answer(reactor, raw, stored, error)
+        else:
+            await _quietly(raw.ack())
+            reactor.failures.pop(stored.seq, None)
+            self._metrics.handled(reactor.durable, "ok", time.perf_counter() - started)
+
+    async def _answer(self, reactor: Reactor[object], raw: Msg, stored: RawMessage, error: Exception) -> None:
+        context = {"durable": reactor.durable, "seq": stored.seq, "subject": stored.subject[:300]}
+        match error:
+            case Later():
+                _log.info("message.postponed", **context, delay_s=error.delay_s, reason=str(error))
+                self._metrics.handled(reactor.durable, "later", 0)
+                await _quietly(raw.nak(delay=error.delay_s))
+            case Transient():
+                pause_s = _pause(reactor.failed(stored.seq))
+                _log.warning("message.delayed", **context, delay_s=pause_s, reason=str(error))
+                self._metrics.handled(reactor.durable, "transient", 0)
+                await _quietly(raw.nak(delay=pause_s))
+            case Never() | Poison():
+                await self._bury(reactor, raw, stored, 1 + reactor.failures.get(stored.seq, 0), str(error))
+            case _:
+                failures = reactor.failed(stored.seq)
+                if failures >= reactor.attempts_max:
+                    await self._bury(reactor, raw, stored, failures, f"{type(error).__name__}: {error}")
+                    return
+                pause_s = _pause(failures)
+                _log.warning("message.failed", **context, attempt=failures, delay_s=pause_s, exc_info=error)
+                self._metrics.handled(reactor.durable, "failed", 0)
+                await _quietly(raw.nak(delay=pause_s))
+
+    async def _bury(
+        self, reactor: Reactor[object], raw: Msg, stored: RawMessage, attempts: int, error: str
+    ) -> None:
+        context = {"durable": reactor.durable, "seq": stored.seq, "subject": stored.subject[:300]}
+        try:
+            await dead.bury(
+                self._bus,
+                service=self.service,
+                durable=reactor.durable,
+                stream=reactor.stream,
+                message=stored,
+                attempts=attempts,
+                error=error,
+            )
+        except KitError as trouble:
+            _log.error("message.unburied", **context, reason=str(trouble), error=error)  # noqa: TRY400 # told above
+            await _quietly(raw.nak(delay=BURIAL_PAUSE_S))
+            return
+        _log.error("message.buried", **context, attempts=attempts, error=error)
+        self._metrics.handled(reactor.durable, "buried", 0)
+        reactor.failures.pop(stored.seq, None)
+        await _quietly(raw.term())
+
+    def _retry_handler(self, reactor: Reactor[object]) -> Callable[[Msg], Awaitable[None]]:
+        async def retry(request: Msg) -> None:
+            try:
+                letter = await dead.find(self._bus, int(orjson.loads(request.data)["seq"]))
+                message = _read(reactor, letter.message)
+                async with reactor.locks.hold(_aggregate(letter.message.subject)):
+                    with bound_contextvars(**reactor.bind(message)):
+                        await reactor.handler(message)
+            except Exception as error:  # the edge: the asker gets every error
+                _log.warning("letter.failed_again", durable=reactor.durable, exc_info=error)
+                await request.respond(orjson.dumps({"error": f"{type(error).__name__}: {error}"[:4000]}))
+            else:
+                await request.respond(b"{}")
+
+        return retry
+
+
+def _read(reactor: Reactor[object], stored: RawMessage) -> object:
+    try:
+        return reactor.read(stored)
+    except ValueError as error:
+        raise Poison(f"cannot be read: {error}") from error
+
+
+def _recorded(message: RawMessage) -> Recorded:
+    return decode(message)
+
+
+def _as_it_is(message: RawMessage) -> RawMessage:
+    return message
+
+
+def _stored(raw: Msg) -> RawMessage:
+    header = b"NATS/1.0\r\n" + b"".join(f"{k}: {v}\r\n".encode() for k, v in (raw.headers or {}).items())
+    return from_delivery(raw.subject.encode(), raw.reply.encode(), header, raw.data)
+
+
+def _aggregate(subject: str) -> str:
+    """Return what must be handled in order: the first four tokens name an aggregate, or a machine's epoch."""
+    return ".".join(subject.split(".", 4)[:4])
+
+
+def _about_event(recorded: Recorded) -> dict[str, str]:
+    address = recorded.envelope.address
+    return {
+        "project": address.project,
+        f"{address.aggregate}_id": address.id,
+        "cause": recorded.envelope.type,
+        "seq": str(recorded.seq),
+    }
+
+
+def _about_report(report: Report) -> dict[str, str]:
+    return {
+        "project": report.project,
+        "machine_id": str(report.machine_id),
+        "epoch": str(report.epoch),
+        "cause": report.type,
+    }
+
+
+def _about_raw(message: RawMessage) -> dict[str, str]:
+    return {"subject": message.subject[:300], "seq": str(message.seq)}
+
+
+def _pause(failures: int) -> float:
+    return min(PAUSE_MAX_S, PAUSE_MIN_S * 2 ** min(failures - 1, 16))
+
+
+@asynccontextmanager
+async def _kept_alive(raw: Msg) -> AsyncGenerator[None]:
+    """Tell the server, while a handler works, that it does."""
+    loop = asyncio.get_running_loop()
+
+    def tell() -> None:
+        nonlocal timer
+        raw._client.send_now(b"PUB %b 4\r\n+WPI\r\n" % raw.reply.encode())  # noqa: SLF001 # pyright: ignore # no task per message
+        timer = loop.call_later(PROGRESS_EVERY_S, tell)
+
+    timer = loop.call_later(PROGRESS_EVERY_S, tell)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+async def _quietly(answer: Awaitable[None]) -> None:
+    """Answer the server; when that is lost the message comes again, which handlers expect."""
+    try:
+        await answer
+    except NatsError as error:
+        _log.info("answer.lost", reason=str(error) or type(error).__name__)
