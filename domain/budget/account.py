@@ -172,7 +172,7 @@ def _allocated(account: Account, event: BudgetAllocated) -> Account:
         auto_reset=event.auto_reset,
     )
     pending = {other: asked for other, asked in account.pending.items() if other != key}
-    return _swept(replace(account, books={**account.books, key: book}, past=past, pending=pending))
+    return replace(account, books={**account.books, key: book}, past=past, pending=pending)
 
 
 def _reserved(account: Account, event: BudgetReserved) -> Account:

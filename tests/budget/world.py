@@ -6,7 +6,19 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from uuid import UUID
 
-from domain.budget import Account, Admit, Command, Decision, Machine, Settle, Situation, account, decide, machine, opened
+from domain.budget import (
+    Account,
+    Admit,
+    Command,
+    Decision,
+    Machine,
+    Settle,
+    Situation,
+    account,
+    decide,
+    machine,
+    opened,
+)
 from domain.budget.queue import Queue, ahead_of
 from domain.budget.queue import evolve as evolve_queue
 from domain.tariff import Tariff

@@ -32,7 +32,9 @@ def world() -> World:
     return World()
 
 
-def usage(cost: str, resource: Resource = Resource.CPU, amount: str = "1", unit: Unit = Unit.CPU_HOURS) -> UsageRecorded:
+def usage(
+    cost: str, resource: Resource = Resource.CPU, amount: str = "1", unit: Unit = Unit.CPU_HOURS
+) -> UsageRecorded:
     return UsageRecorded(
         epoch=1,
         resource_type=resource,
@@ -198,6 +200,25 @@ def test_an_allocation_that_does_not_reset_allows_nothing_once_its_day_is_over(w
     assert isinstance(world.ask(BOB, request("1")), MachineAdmitted)
 
 
+def test_what_asks_for_nothing_runs_beside_an_allocation_that_is_over(world: World) -> None:
+    world.set_budget(SHOP, wanted("5", period=DAILY, auto_reset=False))
+    world.now += timedelta(days=1)
+    world.ask(ANN, request("0"))
+    end(world, usage("1"))
+    world.settle(ANN)
+    assert used_of(world, SHOP, period=DAILY) == 0
+    assert used_of(world, SHOP) == 1
+
+
+def test_a_period_in_another_zone_begins_where_the_last_one_ended(world: World) -> None:
+    world.set_budget(SHOP, wanted("5", period=DAILY, time_zone="America/Toronto"))
+    world.now = datetime(2026, 3, 5, 6, tzinfo=UTC)
+    world.set_budget(SHOP, wanted("5", period=DAILY))
+    first, second = world.allocations(SHOP)
+    assert first.period_end == second.period_start == datetime(2026, 3, 5, 5, tzinfo=UTC)
+    assert second.period_end == datetime(2026, 3, 6, tzinfo=UTC)
+
+
 def test_a_clock_that_is_behind_does_not_reopen_the_day_before(world: World) -> None:
     world.set_budget(SHOP, wanted("5", period=DAILY))
     world.now -= timedelta(days=1)
@@ -303,6 +324,7 @@ def test_thresholds_are_said_once_per_period_and_exhaustion_too(world: World) ->
     assert use(3, "0") == [BudgetReleased]
     assert use(4, "4.6") == [80, 95]
     assert use(5, "0.4") == [100, BudgetExhausted]
+    assert use(7, "1") == []
     world.now += timedelta(days=1)
     assert use(6, "5") == [50]
 

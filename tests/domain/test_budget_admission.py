@@ -235,6 +235,11 @@ def test_a_request_delivered_again_is_answered_once(world: World) -> None:
     assert not world.decide(world.admit_command(BOB), BOB)
 
 
+def test_a_second_request_for_a_machine_does_not_start_it_anew(world: World) -> None:
+    world.ask(ANN, request("1"))
+    assert world.ask(ANN, request("2")) is None
+
+
 def test_a_machine_that_nobody_requested_is_not_admitted(world: World) -> None:
     assert not world.decide(world.admit_command(ANN), ANN)
 

@@ -56,7 +56,9 @@ class Ledger(RuleBasedStateMachine):
         for node in (HUB, slug, str(who)):
             state = self.world.account(node, slug)
             for book in state.books.values():
-                asked = {line.resource for hold in state.holds.values() for line in hold.lines if hold.machine_id == who}
+                asked = {
+                    line.resource for hold in state.holds.values() for line in hold.lines if hold.machine_id == who
+                }
                 if book.allocated is not None and book.resource in asked and not is_over(book, self.world.now):
                     assert book.used + book.reserved <= book.allocated, (node, book)
         assert len(self.world.account(HUB).holds) <= self.world.machines_max
@@ -97,7 +99,9 @@ class Ledger(RuleBasedStateMachine):
         units = {Resource.MONEY: (Resource.CPU, Unit.CPU_HOURS), Resource.TIME: (Resource.TIME, Unit.MINUTES)}
         found: list[UsageRecorded] = []
         for line in held:
-            amount = (line.amount * share).quantize(Decimal(1) if line.resource == Resource.API_CALLS else Decimal("1e-9"))
+            amount = (line.amount * share).quantize(
+                Decimal(1) if line.resource == Resource.API_CALLS else Decimal("1e-9")
+            )
             resource, unit = units.get(line.resource, (Resource.API_CALLS, Unit.CALLS))
             found.append(
                 UsageRecorded(
