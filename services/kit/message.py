@@ -95,14 +95,18 @@ def decode(message: RawMessage) -> Recorded:
     Raises:
         ValueError: Not written by our services: bad subject, unknown type, no envelope, or a body that does not fit.
     """
+    envelope = envelope_of(message)
+    return Recorded(message.seq, message.recorded_at, envelope, registry.parse(envelope.type, message.data))
+
+
+def envelope_of(message: RawMessage) -> Envelope:
+    """Read what travels beside the event, also of a fired timer, which has few headers; raises as `decode`."""
     address, type_name = parse(message.subject)
     headers = message.headers
     source = headers.get("Nats-Stream-Source")
     if source is not None:
-        envelope = _fired(address, type_name, source, headers, message.recorded_at)
-    else:
-        envelope = from_headers(address, type_name, headers)
-    return Recorded(message.seq, message.recorded_at, envelope, registry.parse(type_name, message.data))
+        return _fired(address, type_name, source, headers, message.recorded_at)
+    return from_headers(address, type_name, headers)
 
 
 def _fired(

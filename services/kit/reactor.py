@@ -204,7 +204,7 @@ class Reactors:
             if deliveries > CRASHES_MAX * reactor.attempts_max:
                 raise Never(f"delivered {deliveries} times without an answer")
             message = _read(reactor, stored)
-            async with asyncio.timeout(None), _kept_alive(raw):
+            async with _kept_alive(raw):
                 with bound_contextvars(**reactor.bind(message)):
                     await reactor.handler(message)
         except Exception as error:  # the edge: every error has an answer to the server

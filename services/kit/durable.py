@@ -1,0 +1,82 @@
+"""Whether the server keeps its word: an acknowledgement must mean that the data is on disk.
+
+Two things void that silently: `sync_interval` other than `always`, and a stream's `persist_mode: async`. The second
+is compared by `services.kit.topology`; the first only the system account or the monitoring port tells.
+"""
+
+import asyncio
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+import orjson
+
+from services.kit.bus import Bus
+from services.kit.client import SturdyClient
+from services.kit.errors import Transient
+from services.kit.settings import BusSettings
+from services.kit.topology import Unsafe
+from services.kit.wire import Wire, mapping
+
+TIMEOUT_S = 5.0
+ANSWER_BYTES_MAX = 8 * 1024 * 1024
+
+
+async def check_by_monitor(url: str) -> None:
+    """Ask the monitoring port (`http://127.0.0.1:8222`).
+
+    Raises:
+        Unsafe: The server does not sync before it acknowledges.
+        Transient: It did not answer.
+    """
+
+    def get() -> Mapping[str, object]:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/jsz?config=true", timeout=TIMEOUT_S) as answer:  # noqa: S310 # an operator's URL
+            return mapping(orjson.loads(answer.read(ANSWER_BYTES_MAX)))
+
+    try:
+        found = await asyncio.to_thread(get)
+    except (OSError, ValueError) as error:
+        raise Transient(f"{url} did not say how the server syncs: {error}") from error
+    _judge(url, found)
+
+
+async def check_by_system(settings: BusSettings, system_creds: Path) -> None:
+    """Ask through the system account; raises as `check_by_monitor`."""
+    client = SturdyClient()
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            await client.open(settings.nats_url.split(","), name="durable", creds=str(system_creds), inbox_prefix="_INBOX")
+        wire = Wire(client)
+        await wire.open()
+        reply = await wire.request("$SYS.REQ.SERVER.PING.JSZ", b'{"config":true}', TIMEOUT_S)
+        answer = mapping(orjson.loads(reply.data))
+        _judge(str(mapping(answer["server"]).get("name")), mapping(answer["data"]))
+    except TimeoutError as error:
+        raise Transient("the system account did not say how the server syncs") from error
+    finally:
+        await client.close()
+
+
+def _judge(server: str, found: Mapping[str, object]) -> None:
+    config = mapping(found.get("config") or {})
+    if config.get("sync_always") is not True:
+        raise Unsafe(
+            f"server {server} acknowledges before its data is on disk (sync_interval {config.get('sync_interval')!r} ns): "
+            "set `sync_interval: always` in its jetstream block"
+        )
+
+
+async def server_error(bus: Bus, monitor_url: str) -> str:
+    """Return what /healthz of the server complains about; empty: it is well, or there is nobody to ask."""
+
+    def get() -> str:
+        try:
+            with urllib.request.urlopen(f"{monitor_url.rstrip('/')}/healthz", timeout=TIMEOUT_S):  # noqa: S310 # an operator's URL
+                return ""
+        except urllib.error.HTTPError as error:
+            return error.read(4096).decode("utf-8", "replace")
+        except OSError:
+            return ""
+
+    return await asyncio.to_thread(get) if bus.nc.is_connected else ""
