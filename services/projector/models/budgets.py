@@ -1,0 +1,173 @@
+"""`budget_reservations`: what is or was set aside; `resource_budgets`: one row per account, resource and period.
+
+A resolution names only its reservation, so what it gives back is looked up among the reservations.
+"""
+
+from typing import Final, LiteralString, cast
+
+from events.budget import UNIT_OF
+from services.projector.models.base import RANGE, Model, last
+
+_RESERVATION_TYPES: Final = ("BudgetReserved", "BudgetSettled", "BudgetReleased")
+_UNITS: Final[LiteralString] = cast(
+    "LiteralString", " ".join(f"WHEN '{resource.value}' THEN '{unit.value}'" for resource, unit in UNIT_OF.items())
+)
+_SCOPE: Final[LiteralString] = """CASE
+               WHEN e.aggregate_id <> e.project THEN 'machine'
+               WHEN e.project = '_hub' THEN 'hub'
+               ELSE 'project'
+           END"""
+_LINES: Final[LiteralString] = "(resource text, amount numeric, period text, period_start timestamptz)"
+
+_RESERVATIONS: Final[LiteralString] = f"""
+WITH heard AS (
+    SELECT e.seq, e.recorded_at, e.project_uuid, e.aggregate_id AS node, (e.body->>'reservation_id')::uuid AS reservation,
+           (e.body->>'machine_id')::uuid AS machine, e.body->'lines' AS lines, {_SCOPE} AS scope,
+           CASE e.type WHEN 'BudgetSettled' THEN 'settled' WHEN 'BudgetReleased' THEN 'released' END AS resolution
+      FROM events e
+     WHERE {RANGE}
+       AND e.type IN ('BudgetReserved', 'BudgetSettled', 'BudgetReleased')
+), fresh AS (
+    SELECT DISTINCT ON (h.project_uuid, h.node, h.reservation) h.*
+      FROM heard h
+     WHERE h.resolution IS NULL
+       AND NOT EXISTS (
+           SELECT
+             FROM budget_reservations r
+            WHERE r.project_uuid = h.project_uuid
+              AND r.node = h.node
+              AND r.reservation_uuid = h.reservation
+       )
+     ORDER BY h.project_uuid, h.node, h.reservation, h.seq
+), resolved AS (
+    SELECT DISTINCT ON (h.project_uuid, h.node, h.reservation) h.*
+      FROM heard h
+      LEFT JOIN fresh f
+        ON f.project_uuid = h.project_uuid
+       AND f.node = h.node
+       AND f.reservation = h.reservation
+     WHERE h.resolution IS NOT NULL
+       AND h.seq > COALESCE(f.seq, 0)
+     ORDER BY h.project_uuid, h.node, h.reservation, h.seq
+), changed AS (
+    UPDATE budget_reservations r
+       SET resolution = d.resolution,
+           resolved_at = d.recorded_at,
+           resolved_seq = d.seq,
+           last_seq = d.seq
+      FROM resolved d
+     WHERE r.project_uuid = d.project_uuid
+       AND r.node = d.node
+       AND r.reservation_uuid = d.reservation
+       AND r.resolved_seq IS NULL
+)
+INSERT INTO budget_reservations (project_uuid, node, reservation_uuid, resource_type, budget_period, period_start,
+                                 scope, machine_uuid, amount, resolution, reserved_at, resolved_at, reserved_seq,
+                                 resolved_seq, last_seq)
+SELECT f.project_uuid,
+       f.node,
+       f.reservation,
+       l.resource,
+       l.period,
+       l.period_start,
+       f.scope,
+       f.machine,
+       sum(l.amount),
+       d.resolution,
+       f.recorded_at,
+       d.recorded_at,
+       f.seq,
+       d.seq,
+       COALESCE(d.seq, f.seq)
+  FROM fresh f
+ CROSS JOIN LATERAL jsonb_to_recordset(f.lines) AS l {_LINES}
+  LEFT JOIN resolved d
+    ON d.project_uuid = f.project_uuid
+   AND d.node = f.node
+   AND d.reservation = f.reservation
+ GROUP BY f.project_uuid, f.node, f.reservation, l.resource, l.period, l.period_start, f.scope, f.machine,
+          d.resolution, f.recorded_at, d.recorded_at, f.seq, d.seq
+"""
+
+_BUDGETS: Final[LiteralString] = f"""
+WITH moves AS (
+    SELECT e.seq, e.type, e.recorded_at, e.project_uuid, e.aggregate_id AS node, {_SCOPE} AS scope,
+           e.body->>'resource' AS resource, e.body->>'period' AS period,
+           (e.body->>'period_start')::timestamptz AS period_start, e.body AS allocation,
+           0::numeric AS reserved, 0::numeric AS used
+      FROM events e
+     WHERE {RANGE}
+       AND e.type = 'BudgetAllocated'
+     UNION ALL
+    SELECT e.seq, e.type, e.recorded_at, e.project_uuid, e.aggregate_id, {_SCOPE}, l.resource, l.period,
+           l.period_start, NULL, 0, l.amount
+      FROM events e
+     CROSS JOIN LATERAL jsonb_to_recordset(e.body->'lines') AS l {_LINES}
+     WHERE {RANGE}
+       AND e.type = 'BudgetSettled'
+     UNION ALL
+    SELECT r.reserved_seq, 'reserved', r.reserved_at, r.project_uuid, r.node, r.scope, r.resource_type,
+           r.budget_period, r.period_start, NULL, r.amount, 0
+      FROM budget_reservations r
+     WHERE r.last_seq > %(after)s
+       AND r.last_seq <= %(upto)s
+       AND r.reserved_seq > %(after)s
+     UNION ALL
+    SELECT r.resolved_seq, 'resolved', r.resolved_at, r.project_uuid, r.node, r.scope, r.resource_type,
+           r.budget_period, r.period_start, NULL, -r.amount, 0
+      FROM budget_reservations r
+     WHERE r.last_seq > %(after)s
+       AND r.last_seq <= %(upto)s
+       AND r.resolved_seq > %(after)s
+), folded AS (
+    SELECT project_uuid, node, scope, resource, period, period_start,
+           {last("allocation", "BudgetAllocated")} AS allocation,
+           sum(reserved) AS reserved,
+           sum(used) AS used,
+           (array_agg(recorded_at ORDER BY seq))[1] AS created_at,
+           (array_agg(recorded_at ORDER BY seq DESC))[1] AS updated_at,
+           max(seq) AS last_seq
+      FROM moves
+     GROUP BY 1, 2, 3, 4, 5, 6
+)
+INSERT INTO resource_budgets AS b (uuid, scope, project_uuid, machine_uuid, node, resource_type, unit, budget_period,
+                                   period_start, period_end, time_zone, auto_reset, allocated_amount, used_amount,
+                                   reserved_amount, created_at, updated_at, last_seq)
+SELECT md5(concat_ws('/', project_uuid, node, resource, period, extract(epoch FROM period_start)))::uuid,
+       scope,
+       project_uuid,
+       CASE scope WHEN 'machine' THEN node::uuid END,
+       node,
+       resource,
+       COALESCE(allocation->>'unit', CASE resource {_UNITS} END),
+       period,
+       period_start,
+       (allocation->>'period_end')::timestamptz,
+       COALESCE(allocation->>'time_zone', 'UTC'),
+       COALESCE((allocation->>'auto_reset')::boolean, true),
+       (allocation->>'amount')::numeric,
+       used,
+       reserved,
+       created_at,
+       updated_at,
+       last_seq
+  FROM folded
+ON CONFLICT (uuid) DO UPDATE
+   SET unit = CASE WHEN excluded.allocated_amount IS NULL THEN b.unit ELSE excluded.unit END,
+       period_end = CASE WHEN excluded.allocated_amount IS NULL THEN b.period_end ELSE excluded.period_end END,
+       time_zone = CASE WHEN excluded.allocated_amount IS NULL THEN b.time_zone ELSE excluded.time_zone END,
+       auto_reset = CASE WHEN excluded.allocated_amount IS NULL THEN b.auto_reset ELSE excluded.auto_reset END,
+       allocated_amount = COALESCE(excluded.allocated_amount, b.allocated_amount),
+       used_amount = b.used_amount + excluded.used_amount,
+       reserved_amount = b.reserved_amount + excluded.reserved_amount,
+       updated_at = excluded.updated_at,
+       last_seq = excluded.last_seq
+"""
+
+RESERVATIONS: Final = Model(
+    "budget_reservations",
+    "project_uuid, node, reservation_uuid, resource_type, budget_period, period_start",
+    frozenset(_RESERVATION_TYPES),
+    _RESERVATIONS,
+)
+BUDGETS: Final = Model("resource_budgets", "uuid", frozenset({*_RESERVATION_TYPES, "BudgetAllocated"}), _BUDGETS)

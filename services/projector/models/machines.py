@@ -1,0 +1,171 @@
+"""`intelligent_machines`: one row per machine, whatever becomes of it.
+
+Which phase an event puts a machine in is said by the event classes, which status reports it by `events.words`: the
+CASEs are made from both.
+"""
+
+from typing import Final, LiteralString, cast
+
+from events.machine import MachineEvent
+from events.registry import EVENTS
+from events.words import STATUS_OF_PHASE, Hold
+from services.projector.models.base import Model, counted, first, last, words
+
+_PHASES: Final = {
+    name: event.phase.value
+    for name, event in EVENTS.items()
+    if issubclass(event, MachineEvent) and event.phase is not None
+}
+_TYPES: Final = (*(name for name, event in EVENTS.items() if issubclass(event, MachineEvent)), "CheckpointTaken")
+
+
+def _case(mapping: dict[str, str]) -> LiteralString:
+    return cast("LiteralString", " ".join(f"WHEN '{key}' THEN '{value}'" for key, value in mapping.items()))
+
+
+_PHASE: Final[LiteralString] = f"CASE type {_case(_PHASES)} END"
+_STATUS: Final[LiteralString] = _case({phase.value: status.value for phase, status in STATUS_OF_PHASE.items()})
+_HOLDS: Final[LiteralString] = cast("LiteralString", ", ".join(f"('{hold.value}')" for hold in Hold))
+_KEY: Final[LiteralString] = (
+    "CASE e.type WHEN 'CheckpointTaken' THEN (e.body->>'machine_id')::uuid ELSE e.aggregate_uuid END"
+)
+
+_FOLD: Final[LiteralString] = f"""
+WITH {counted("intelligent_machines", _KEY, "MachineRequested", _TYPES)},
+folded AS (
+    SELECT uuid,
+           bool_or(known) AS known,
+           (array_agg(body) FILTER (WHERE type = 'MachineRequested'))[1] AS request,
+           (array_agg(project_uuid) FILTER (WHERE type = 'MachineRequested'))[1] AS project_uuid,
+           min(recorded_at) FILTER (WHERE type = 'MachineRequested') AS spawned_at,
+           (array_agg({_PHASE} ORDER BY seq DESC) FILTER (WHERE type IN ({words(_PHASES)})))[1] AS phase,
+           {last("COALESCE(body->>'outcome', 'denied')", "MachineEnded", "MachineDenied")} AS outcome,
+           {last("(body->>'exit_code')::integer", "MachineEnded")} AS exit_code,
+           max((body->>'epoch')::integer) AS epoch,
+           {last("body->>'hypervisor'", "MachineProvisioningStarted")} AS hypervisor,
+           {last("body->>'node'", "MachineProvisioningStarted")} AS node,
+           {last("body->>'vm_id'", "MachineBooted")} AS vm_id,
+           {first("(body->>'from_checkpoint_id')::uuid", "MachineRequested", "MachineProvisioningStarted")} AS parent,
+           {last("aggregate_uuid", "CheckpointTaken")} AS last_checkpoint,
+           count(*) FILTER (WHERE type = 'CheckpointTaken') AS checkpoints,
+           {last("body->>'message'", "MachineProgressed")} AS progress,
+           {last("(body->>'percent')::integer", "MachineProgressed")} AS percent,
+           -- Empty: it went well after all.
+           {last("CASE body->>'outcome' WHEN 'succeeded' THEN '' ELSE COALESCE(body->>'reason', '') END", "MachineDenied", "MachineEnded", "MachineQuarantined")} AS error,
+           {last("recorded_at", "MachineEnded", "MachineDenied")} AS terminated_at,
+           (array_agg(recorded_at ORDER BY seq DESC))[1] AS updated_at,
+           max(seq) AS last_seq
+      FROM counted
+     GROUP BY uuid
+), moved AS (
+    SELECT c.uuid, jsonb_object_agg(w.hold, m.held ORDER BY c.seq) AS holds
+      FROM counted c
+     CROSS JOIN (VALUES {_HOLDS}) w (hold)
+     CROSS JOIN LATERAL (
+        SELECT CASE c.type
+                   WHEN 'MachineParked' THEN CASE WHEN w.hold = c.body->>'hold' THEN true END
+                   WHEN 'MachineResumed' THEN CASE WHEN w.hold = c.body->>'hold' THEN false END
+                   WHEN 'MachineQueued' THEN CASE
+                        WHEN w.hold = c.body->>'hold' THEN true
+                        WHEN w.hold IN ('budget', 'capacity') THEN false
+                   END
+                   WHEN 'MachineAdmitted' THEN CASE WHEN w.hold IN ('budget', 'capacity') THEN false END
+                   ELSE false
+               END AS held
+     ) m
+     WHERE c.type IN ('MachineParked', 'MachineResumed', 'MachineQueued', 'MachineAdmitted', 'MachineEnded', 'MachineDenied')
+       AND m.held IS NOT NULL
+     GROUP BY c.uuid
+), units AS (
+    SELECT t.machine_uuid, t.resource_type, t.unit, sum(t.amount) AS amount, sum(t.cost_cad) AS cost_cad
+      FROM usage_totals t
+     WHERE t.machine_uuid IN (SELECT uuid FROM counted WHERE type = 'UsageRecorded')
+     GROUP BY 1, 2, 3
+), resources AS (
+    SELECT machine_uuid, resource_type, sum(cost_cad) AS cost_cad,
+           jsonb_object_agg(unit, trim_scale(amount)::text) AS amounts
+      FROM units
+     GROUP BY 1, 2
+), used AS (
+    SELECT machine_uuid,
+           jsonb_object_agg(resource_type, amounts || jsonb_build_object('cost_cad', trim_scale(cost_cad)::text))
+           || jsonb_build_object('cost_cad', trim_scale(sum(cost_cad))::text) AS usage
+      FROM resources
+     GROUP BY 1
+), changed AS (
+    UPDATE intelligent_machines m
+       SET status = CASE COALESCE(f.phase, m.phase) {_STATUS} END,
+           phase = COALESCE(f.phase, m.phase),
+           outcome = COALESCE(f.outcome, m.outcome),
+           exit_code = COALESCE(f.exit_code, m.exit_code),
+           epoch = GREATEST(f.epoch, m.epoch),
+           hypervisor = COALESCE(f.hypervisor, m.hypervisor),
+           node = COALESCE(f.node, m.node),
+           vm_id = COALESCE(f.vm_id, m.vm_id),
+           parent_checkpoint_uuid = COALESCE(m.parent_checkpoint_uuid, f.parent),
+           last_checkpoint_uuid = COALESCE(f.last_checkpoint, m.last_checkpoint_uuid),
+           checkpoint_count = m.checkpoint_count + f.checkpoints,
+           resource_usage = COALESCE(u.usage, m.resource_usage),
+           holds = CASE WHEN v.holds IS NULL THEN m.holds ELSE (
+               SELECT COALESCE(jsonb_agg(w.hold ORDER BY w.hold), '[]')
+                 FROM (VALUES {_HOLDS}) w (hold)
+                WHERE COALESCE((v.holds->>w.hold)::boolean, m.holds ? w.hold)
+           ) END,
+           current_progress = COALESCE(f.progress, m.current_progress),
+           progress_percent = COALESCE(f.percent, m.progress_percent),
+           error_message = NULLIF(COALESCE(f.error, m.error_message), ''),
+           updated_at = f.updated_at,
+           terminated_at = COALESCE(f.terminated_at, m.terminated_at),
+           last_seq = f.last_seq
+      FROM folded f
+      LEFT JOIN moved v ON v.uuid = f.uuid
+      LEFT JOIN used u ON u.machine_uuid = f.uuid
+     WHERE m.uuid = f.uuid
+       AND f.known
+)
+INSERT INTO intelligent_machines (
+       uuid, project_uuid, machine_type, status, phase, outcome, exit_code, epoch, hypervisor, node, vm_id,
+       parent_checkpoint_uuid, last_checkpoint_uuid, checkpoint_count, original_prompt, greediness,
+       file_modifications, resource_constraints, resource_usage, holds, current_progress, progress_percent,
+       error_message, metadata, spawned_at, updated_at, terminated_at, last_seq)
+SELECT f.uuid,
+       f.project_uuid,
+       f.request->>'machine_type',
+       CASE f.phase {_STATUS} END,
+       f.phase,
+       f.outcome,
+       f.exit_code,
+       COALESCE(f.epoch, 0),
+       f.hypervisor,
+       f.node,
+       f.vm_id,
+       f.parent,
+       f.last_checkpoint,
+       f.checkpoints,
+       f.request->>'goal',
+       (f.request->>'greediness')::numeric,
+       (SELECT COALESCE(jsonb_agg(x.file - 'text' || CASE WHEN x.file ? 'text'
+                                      THEN jsonb_build_object('size_bytes', octet_length(x.file->>'text')) ELSE '{{}}' END
+                                  ORDER BY x.number), '[]')
+          FROM jsonb_array_elements(COALESCE(f.request->'files', '[]')) WITH ORDINALITY x (file, number)),
+       COALESCE(f.request->'limits', '{{}}')
+       || jsonb_strip_nulls(jsonb_build_object('budget_cad', f.request->'budget', 'calls', f.request->'calls')),
+       COALESCE(u.usage, '{{}}'),
+       (SELECT COALESCE(jsonb_agg(h.key ORDER BY h.key), '[]')
+          FROM jsonb_each(COALESCE(v.holds, '{{}}')) h
+         WHERE h.value = 'true'),
+       f.progress,
+       f.percent,
+       NULLIF(f.error, ''),
+       COALESCE(f.request->'metadata', '{{}}'),
+       f.spawned_at,
+       f.updated_at,
+       f.terminated_at,
+       f.last_seq
+  FROM folded f
+  LEFT JOIN moved v ON v.uuid = f.uuid
+  LEFT JOIN used u ON u.machine_uuid = f.uuid
+ WHERE NOT f.known
+"""
+
+MACHINES: Final = Model("intelligent_machines", "uuid", frozenset(_TYPES), _FOLD)

@@ -1,0 +1,247 @@
+"""Messages of the log as rows of `events`, in PostgreSQL's binary COPY format; every event is validated on the way.
+
+Binary rather than text: nothing has to be escaped, and the server parses neither times nor uuids.
+"""
+
+import gc
+import re
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
+from typing import Final, LiteralString
+from urllib.parse import unquote_to_bytes
+from uuid import UUID
+
+from pydantic import TypeAdapter, ValidationError
+
+from events.address import BadSubject, parse
+from events.base import Event
+from events.ids import project_uuid
+from events.registry import EVENTS
+from services.kit.message import RawMessage, decode
+from services.projector.chain import SOURCED, link
+
+COLUMNS: Final[LiteralString] = (
+    "seq, occurred_at, recorded_at, version, id, prev_hash, hash, project_uuid, aggregate_uuid, "
+    "project, aggregate, aggregate_id, type, cause, correlation, actor, reason, body"
+)
+COPY: Final[LiteralString] = f"COPY events ({COLUMNS}) FROM STDIN (FORMAT BINARY)"
+BATCH_BYTES_MAX = 16 * 1024 * 1024
+"""Payload of one transaction; bounds what a batch holds in memory whatever its events' sizes."""
+ADDRESSES_MAX = 50_000
+"""Subjects whose parsed form is kept; ~0.5 KiB each."""
+
+_HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
+_TRAILER = struct.pack(">h", -1)
+_FIXED = struct.Struct(">hiqiqiqiii16si32si32s")
+_LENGTH = struct.Struct(">i")
+_NULL = _LENGTH.pack(-1)
+_DASH = ord("-")
+_UUID_LENGTH = _LENGTH.pack(16)
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_EPOCH_MICROS = int(_EPOCH.timestamp()) * 1_000_000
+_HEADERS = re.compile(rb"\r\n([^:\r]+): *([^\r]*)")
+# An odd number of backslashes before `u0000`: the escape of NUL, which jsonb cannot hold.
+_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+@dataclass(slots=True)
+class Batch:
+    """Events in a row, ready to be written in one transaction."""
+
+    after: int
+    """seq before the first of them."""
+    upto: int
+    hash: bytes
+    """The head of the chain after the last of them."""
+    recorded_micros: int | None = None
+    """When the log recorded the last of them, microseconds since 2000."""
+    types: set[str] = field(default_factory=set[str])
+    months: set[date] = field(default_factory=set[date])
+    """First days of the months in which usage was recorded."""
+    rows: list[bytes] = field(default_factory=list[bytes])
+    broken: str | None = None
+    """Why the event after `upto` cannot be projected; None: nothing is wrong."""
+
+    def __len__(self) -> int:
+        return self.upto - self.after
+
+    @property
+    def recorded_at(self) -> datetime | None:
+        return None if self.recorded_micros is None else _EPOCH + timedelta(microseconds=self.recorded_micros)
+
+    def copy_data(self) -> bytes:
+        return b"".join([_HEADER, *self.rows, _TRAILER])
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What a subject says, parsed once."""
+
+    type: str
+    version: int
+    validate: Callable[[bytes], Event]
+    fields: bytes
+    """project_uuid to type as COPY wants them."""
+
+
+class Unreadable(ValueError):
+    """This event cannot be projected by this version."""
+
+
+def prepare(messages: Iterable[RawMessage], after: int, head: bytes) -> Batch:
+    """Validate, chain and lay out the messages that follow `after`.
+
+    What was delivered again is passed over. At the first gap or event that cannot be read the batch ends before it
+    and `broken` says why. About 12 µs per event; the cyclic collector, which would double that, rests meanwhile.
+    """
+    batch = Batch(after, after, head)
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for message in messages:
+            if message.seq <= batch.upto:
+                continue
+            if message.seq != batch.upto + 1:
+                batch.broken = f"gap in the log: seq {message.seq} came after {batch.upto}"
+                break
+            try:
+                _add(batch, message)
+            except (ValidationError, ValueError, TypeError, OverflowError) as error:
+                batch.broken = _why(message, error)
+                break
+    finally:
+        if collecting:
+            gc.enable()
+    return batch
+
+
+def _add(batch: Batch, message: RawMessage) -> None:
+    seq, data = message.seq, message.data
+    headers = dict(_HEADERS.findall(message.header))
+    get = headers.get
+    place = _place(message.subject_bytes)
+    place.validate(data)
+    version = int(get(b"ce-schemaversion", b"1"))
+    if version > place.version:
+        raise Unreadable(f"schema version {version} is newer than the {place.version} this version knows")
+    made = link(batch.hash, seq, message.subject_bytes, headers, data)
+    if SOURCED in headers:
+        headers |= _fired(message)
+    recorded = message.recorded_ns // 1000 - _EPOCH_MICROS
+    occurred = _micros(datetime.fromisoformat(get(b"ce-time", b"").decode()))
+    fixed = _FIXED.pack(
+        *(18, 8, seq, 8, occurred, 8, recorded, 4, version),
+        *(16, _uuid(get(b"ce-id", b"")), 32, batch.hash, 32, made),
+    )
+    body = _NUL.sub(rb"\1\\ufffd", data) if b"\\u0000" in data else data
+    row = (
+        fixed,
+        place.fields,
+        _uuid_field(get(b"ce-causation")),
+        _uuid_field(get(b"ce-correlation")),
+        _text_field(_plain(get(b"ce-actor"))),
+        _text_field(_plain(get(b"ce-reason"))),
+        _LENGTH.pack(len(body) + 1),
+        b"\x01",  # version of jsonb's binary format
+        body,
+    )
+    batch.rows.append(b"".join(row))
+    batch.upto, batch.hash, batch.recorded_micros = seq, made, recorded
+    batch.types.add(place.type)
+    if place.type == "UsageRecorded":
+        batch.months.add(_month(recorded))
+
+
+def _fired(message: RawMessage) -> dict[bytes, bytes]:
+    """A timer that the server copied in: who says it, and as what, is not in its own headers."""
+    envelope = decode(message).envelope
+    said = {
+        "ce-id": str(envelope.id),
+        "ce-time": envelope.occurred_at.isoformat(),
+        "ce-actor": envelope.cause.actor,
+        "ce-causation": str(envelope.cause.causation or ""),
+        "ce-correlation": str(envelope.cause.correlation or ""),
+    }
+    return {name.encode(): value.encode() for name, value in said.items()}
+
+
+@lru_cache(maxsize=ADDRESSES_MAX)
+def _place(subject: bytes) -> _Place:
+    try:
+        address, type_name = parse(subject.decode("utf-8", "backslashreplace"))
+    except BadSubject as error:
+        raise Unreadable(str(error)) from error
+    event = EVENTS.get(type_name)
+    if event is None:
+        raise Unreadable(f"event type {type_name!r} is not known to this version")
+    if event.aggregate != address.aggregate:
+        raise Unreadable(f"{type_name} happens to a {event.aggregate}, not to a {address.aggregate}")
+    fields = (
+        _UUID_LENGTH + project_uuid(address.project).bytes,
+        _aggregate_uuid(address.project, address.aggregate, address.id),
+        *(_text_field(token.encode()) for token in (address.project, address.aggregate, address.id, type_name)),
+    )
+    return _Place(type_name, event.version, _validator(event), b"".join(fields))
+
+
+@lru_cache(maxsize=len(EVENTS))
+def _validator(event: type[Event]) -> Callable[[bytes], Event]:
+    return TypeAdapter(event).validator.validate_json
+
+
+def _aggregate_uuid(project: str, aggregate: str, aggregate_id: str) -> bytes:
+    """Return the field `aggregate_uuid`: null only where ids are free (timers)."""
+    if aggregate_id == project:
+        return _UUID_LENGTH + project_uuid(project).bytes
+    try:
+        return _UUID_LENGTH + UUID(aggregate_id).bytes
+    except ValueError as error:
+        if aggregate == "timer":
+            return _NULL
+        raise Unreadable(f"the id {aggregate_id!r} of a {aggregate} is no uuid") from error
+
+
+def _micros(moment: datetime) -> int:
+    """Return microseconds since 2000, PostgreSQL's own count; naive times are refused by the subtraction."""
+    since = moment - _EPOCH
+    return since.days * 86_400_000_000 + since.seconds * 1_000_000 + since.microseconds
+
+
+def _month(micros: int) -> date:
+    at = _EPOCH + timedelta(microseconds=micros)
+    return date(at.year, at.month, 1)
+
+
+def _uuid(text: bytes) -> bytes:
+    # A fifth of the time UUID() takes; anything but the usual form goes the long way.
+    if len(text) == 36 and text[8] == text[13] == text[18] == text[23] == _DASH:
+        raw = bytes.fromhex(text.replace(b"-", b"").decode())
+        if len(raw) == 16:
+            return raw
+    return UUID(text.decode()).bytes
+
+
+def _uuid_field(text: bytes | None) -> bytes:
+    return _UUID_LENGTH + _uuid(text) if text else _NULL
+
+
+def _text_field(raw: bytes) -> bytes:
+    return _LENGTH.pack(len(raw)) + raw
+
+
+def _plain(value: bytes | None) -> bytes:
+    """Undo the percent-encoding of header values; text in PostgreSQL cannot hold NUL."""
+    if not value or b"%" not in value:
+        return value or b""
+    return unquote_to_bytes(value).decode("utf-8", "replace").replace("\0", "\ufffd").encode()
+
+
+def _why(message: RawMessage, error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return f"seq {message.seq} {message.subject}: body does not fit at {where or 'top'}: {first['msg']}"
+    return f"seq {message.seq} {message.subject}: {error}"
