@@ -76,7 +76,7 @@ class ApiKeys:
             return None
         digest = hashlib.sha256(bearer.encode("utf-8", "surrogatepass")).hexdigest()
         key = self._by_digest.get(digest)
-        # The lookup is by digest, so its timing tells nothing that helps to find a key; the comparison tells nothing at all.
+        # The lookup is by digest, so its timing does not help to find a key; the comparison tells nothing at all.
         if key is None or not hmac.compare_digest(key.digest, digest):
             return None
         if key.expires_at is not None and key.expires_at <= fresh.now():

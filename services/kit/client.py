@@ -154,7 +154,7 @@ class SturdyClient(Client):
         """Hand a message to its subscription; one that cannot be handed over is logged, the loop goes on."""
         try:
             await self._process_msg(sid, subject, reply, payload, header)
-        except Exception:  # the edge: whatever one message does, the next ones must come
+        except Exception:  # noqa: BLE001 # the edge: whatever one message does, the next ones must come
             _log.exception("message.undeliverable", subject=subject[:200].decode("utf-8", "backslashreplace"))
 
     async def answer_ping(self) -> None:
@@ -221,5 +221,3 @@ async def _regained() -> None:
 
 async def _nobody(_message: Msg) -> None:
     """Stands in for the callback of a raw subscription, whose handler the parser calls itself."""
-
-

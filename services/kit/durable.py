@@ -5,6 +5,7 @@ is compared by `services.kit.topology`; the first only the system account or the
 """
 
 import asyncio
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +47,9 @@ async def check_by_system(settings: BusSettings, system_creds: Path) -> None:
     client = SturdyClient()
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            await client.open(settings.nats_url.split(","), name="durable", creds=str(system_creds), inbox_prefix="_INBOX")
+            await client.open(
+                settings.nats_url.split(","), name="durable", creds=str(system_creds), inbox_prefix="_INBOX"
+            )
         wire = Wire(client)
         await wire.open()
         reply = await wire.request("$SYS.REQ.SERVER.PING.JSZ", b'{"config":true}', TIMEOUT_S)
@@ -62,8 +65,8 @@ def _judge(server: str, found: Mapping[str, object]) -> None:
     config = mapping(found.get("config") or {})
     if config.get("sync_always") is not True:
         raise Unsafe(
-            f"server {server} acknowledges before its data is on disk (sync_interval {config.get('sync_interval')!r} ns): "
-            "set `sync_interval: always` in its jetstream block"
+            f"server {server} acknowledges before its data is on disk "
+            f"(sync_interval {config.get('sync_interval')!r} ns): set `sync_interval: always` in its jetstream block"
         )
 
 

@@ -166,9 +166,7 @@ class Appender:
         queue = self._queue
         while queue and messages < BATCH_MESSAGES_MAX and len(skipped) < SKIPPED_MAX:
             entry = queue[0]
-            if batch and (
-                messages + entry.messages > BATCH_MESSAGES_MAX or size + entry.size_bytes > BATCH_BYTES_MAX
-            ):
+            if batch and (messages + entry.messages > BATCH_MESSAGES_MAX or size + entry.size_bytes > BATCH_BYTES_MAX):
                 break
             queue.popleft()
             if entry.done.done() or entry.deadline <= now:
@@ -282,7 +280,7 @@ class Appender:
             for entry in batch:
                 entry.fail(Transient("the connection is closed: the outcome is unknown"))
             raise
-        except Exception as error:  # the edge: an append must never wait for ever
+        except Exception as error:  # noqa: BLE001 # the edge: an append must never wait for ever
             _log.exception("append.broken")
             for entry in batch:
                 entry.fail(Transient(f"the outcome is unknown: {error!r}"))
@@ -406,5 +404,3 @@ def _refusal(error: ApiError) -> Refused:
     if error.err_code in _FULL:
         return LogFull(f"log is full: {error}; raise AUTOVIBE_LOG_BYTES or free space on the server's disk")
     return Refused(f"the log refused the append: {error}")
-
-

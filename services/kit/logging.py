@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from typing import Literal, TextIO, cast
+from typing import TextIO, cast
 
 import orjson
 import structlog
@@ -14,9 +14,16 @@ _QUIET = {"nats": logging.CRITICAL, "faststream": logging.WARNING, "httpx": logg
 
 
 def configure(
-    service: str, level: str = "info", style: Literal["auto", "json", "console"] | str = "auto", stream: TextIO | None = None
+    service: str,
+    level: str = "info",
+    style: str = "auto",
+    stream: TextIO | None = None,
 ) -> None:
-    """Set up logging of the whole process, the libraries' included. Nothing is logged of local variables."""
+    """Set up logging of the whole process, the libraries' included. Nothing is logged of local variables.
+
+    Args:
+        style: auto (console on a terminal, else JSON), json or console.
+    """
     out = stream or sys.stderr
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [

@@ -57,8 +57,8 @@ class Reactor(Generic[M]):
     bind: Callable[[M], dict[str, str]]
     concurrency: int
     attempts_max: int
-    locks: KeyedLocks[str] = field(default_factory=KeyedLocks)
-    failures: OrderedDict[int, int] = field(default_factory=OrderedDict)
+    locks: KeyedLocks[str] = field(default_factory=KeyedLocks[str])
+    failures: OrderedDict[int, int] = field(default_factory=OrderedDict[int, int])
     running: int = 0
     progressed_at: float = field(default_factory=time.monotonic)
 
@@ -81,7 +81,13 @@ class Reactors:
         self._reactors: list[Reactor[object]] = []
 
     def on(
-        self, *, stream: str, durable: str, subjects: Sequence[str], concurrency: int = 1, attempts_max: int = ATTEMPTS_MAX
+        self,
+        *,
+        stream: str,
+        durable: str,
+        subjects: Sequence[str],
+        concurrency: int = 1,
+        attempts_max: int = ATTEMPTS_MAX,
     ) -> Callable[[Callable[[Recorded], Awaitable[None]]], Callable[[Recorded], Awaitable[None]]]:
         """Hear events of the log. `subjects` documents; the durable's own filters are in `schema/streams.py`."""
 
@@ -93,7 +99,13 @@ class Reactors:
         return register
 
     def on_report(
-        self, *, stream: str, durable: str, subjects: Sequence[str], concurrency: int = 1, attempts_max: int = ATTEMPTS_MAX
+        self,
+        *,
+        stream: str,
+        durable: str,
+        subjects: Sequence[str],
+        concurrency: int = 1,
+        attempts_max: int = ATTEMPTS_MAX,
     ) -> Callable[[Callable[[Report], Awaitable[None]]], Callable[[Report], Awaitable[None]]]:
         """Hear what agents report."""
 
@@ -105,7 +117,13 @@ class Reactors:
         return register
 
     def on_raw(
-        self, *, stream: str, durable: str, subjects: Sequence[str], concurrency: int = 1, attempts_max: int = ATTEMPTS_MAX
+        self,
+        *,
+        stream: str,
+        durable: str,
+        subjects: Sequence[str],
+        concurrency: int = 1,
+        attempts_max: int = ATTEMPTS_MAX,
     ) -> Callable[[Callable[[RawMessage], Awaitable[None]]], Callable[[RawMessage], Awaitable[None]]]:
         """Hear messages as they are, for a handler that judges them itself (the door)."""
 
@@ -201,13 +219,11 @@ class Reactors:
         deliveries = raw.metadata.num_delivered
         started = time.perf_counter()
         try:
-            if deliveries > CRASHES_MAX * reactor.attempts_max:
-                raise Never(f"delivered {deliveries} times without an answer")
-            message = _read(reactor, stored)
-            async with _kept_alive(raw):
+            message = _read(reactor, stored, deliveries)
+            async with _kept_alive(self._bus, raw):
                 with bound_contextvars(**reactor.bind(message)):
                     await reactor.handler(message)
-        except Exception as error:  # the edge: every error has an answer to the server
+        except Exception as error:  # noqa: BLE001 # the edge: every error has an answer to the server
             await self._answer(reactor, raw, stored, error)
         else:
             await _quietly(raw.ack())
@@ -238,9 +254,7 @@ class Reactors:
                 self._metrics.handled(reactor.durable, "failed", 0)
                 await _quietly(raw.nak(delay=pause_s))
 
-    async def _bury(
-        self, reactor: Reactor[object], raw: Msg, stored: RawMessage, attempts: int, error: str
-    ) -> None:
+    async def _bury(self, reactor: Reactor[object], raw: Msg, stored: RawMessage, attempts: int, error: str) -> None:
         context = {"durable": reactor.durable, "seq": stored.seq, "subject": stored.subject[:300]}
         try:
             await dead.bury(
@@ -253,7 +267,7 @@ class Reactors:
                 error=error,
             )
         except KitError as trouble:
-            _log.error("message.unburied", **context, reason=str(trouble), error=error)  # noqa: TRY400 # told above
+            _log.error("message.unburied", **context, reason=str(trouble), error=error)
             await _quietly(raw.nak(delay=BURIAL_PAUSE_S))
             return
         _log.error("message.buried", **context, attempts=attempts, error=error)
@@ -269,7 +283,7 @@ class Reactors:
                 async with reactor.locks.hold(_aggregate(letter.message.subject)):
                     with bound_contextvars(**reactor.bind(message)):
                         await reactor.handler(message)
-            except Exception as error:  # the edge: the asker gets every error
+            except Exception as error:  # noqa: BLE001 # the edge: the asker gets every error
                 _log.warning("letter.failed_again", durable=reactor.durable, exc_info=error)
                 await request.respond(orjson.dumps({"error": f"{type(error).__name__}: {error}"[:4000]}))
             else:
@@ -278,7 +292,9 @@ class Reactors:
         return retry
 
 
-def _read(reactor: Reactor[object], stored: RawMessage) -> object:
+def _read(reactor: Reactor[object], stored: RawMessage, deliveries: int = 1) -> object:
+    if deliveries > CRASHES_MAX * reactor.attempts_max:
+        raise Never(f"delivered {deliveries} times without an answer")
     try:
         return reactor.read(stored)
     except ValueError as error:
@@ -331,13 +347,13 @@ def _pause(failures: int) -> float:
 
 
 @asynccontextmanager
-async def _kept_alive(raw: Msg) -> AsyncGenerator[None]:
+async def _kept_alive(bus: Bus, raw: Msg) -> AsyncGenerator[None]:
     """Tell the server, while a handler works, that it does."""
     loop = asyncio.get_running_loop()
 
     def tell() -> None:
         nonlocal timer
-        raw._client.send_now(b"PUB %b 4\r\n+WPI\r\n" % raw.reply.encode())  # noqa: SLF001 # pyright: ignore # no task per message
+        bus.nc.send_now(b"PUB %b 4\r\n+WPI\r\n" % raw.reply.encode())
         timer = loop.call_later(PROGRESS_EVERY_S, tell)
 
     timer = loop.call_later(PROGRESS_EVERY_S, tell)

@@ -29,9 +29,7 @@ class Loaded(Generic[S]):
 class Repository(Generic[S]):
     """Folds, newest used kept; each `get` reads only what came since."""
 
-    def __init__(
-        self, log: Log, initial: Callable[[], S], evolve: Callable[[S, Event], S], size: int = 10_000
-    ) -> None:
+    def __init__(self, log: Log, initial: Callable[[], S], evolve: Callable[[S, Event], S], size: int = 10_000) -> None:
         self._log = log
         self._initial = initial
         self._evolve = evolve

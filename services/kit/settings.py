@@ -63,32 +63,32 @@ class BusSettings(Settings):
     """How to reach NATS."""
 
     nats_url: str = Field(
-        "nats://127.0.0.1:4222", validation_alias=AliasChoices("AUTOVIBE_NATS_URL", "NATS_URL"), repr=True
+        default="nats://127.0.0.1:4222", validation_alias=AliasChoices("AUTOVIBE_NATS_URL", "NATS_URL"), repr=True
     )
     """One URL, or several separated by commas."""
-    nats_creds: Path | None = Field(None, validation_alias=AliasChoices("AUTOVIBE_NATS_CREDS", "NATS_CREDS"))
+    nats_creds: Path | None = Field(default=None, validation_alias=AliasChoices("AUTOVIBE_NATS_CREDS", "NATS_CREDS"))
     nats_inbox_prefix: str = "_INBOX_hub"
     """The services' own; HUB exports it, so that a machine in another account can answer a command."""
-    nats_connect_deadline_s: float = Field(30.0, gt=0)
+    nats_connect_deadline_s: float = Field(default=30.0, gt=0)
 
 
 class DatabaseSettings(Settings):
     """How to reach PostgreSQL."""
 
     database_url: str = Field(
-        "postgresql://127.0.0.1:5432/autovibe",
+        default="postgresql://127.0.0.1:5432/autovibe",
         validation_alias=AliasChoices("AUTOVIBE_DATABASE_URL", "DATABASE_URL"),
         repr=False,
     )
-    database_connections_max: int = Field(8, ge=1, le=200)
+    database_connections_max: int = Field(default=8, ge=1, le=200)
 
 
 class ServiceSettings(BusSettings):
     """What every service that runs alone has."""
 
     health_host: str = "127.0.0.1"
-    health_port: int = Field(8090, ge=0, le=65_535)
+    health_port: int = Field(default=8090, ge=0, le=65_535)
     """Where /healthz, /readyz and /metrics are; 0: a free one."""
-    log_level: str = Field("info", pattern="^(?i:debug|info|warning|error)$")
-    log_format: str = Field("auto", pattern="^(auto|json|console)$")
+    log_level: str = Field(default="info", pattern="^(?i:debug|info|warning|error)$")
+    log_format: str = Field(default="auto", pattern="^(auto|json|console)$")
     """auto: console on a terminal, else JSON."""

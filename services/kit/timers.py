@@ -32,7 +32,7 @@ class Timers:
         """Return the timer's id: the third part of the address of its `TimerFired`."""
         return derived("timer", self._owner, key)
 
-    async def set(self, key: str, due: datetime, project: str, aggregate: str, id: str, purpose: str) -> None:  # noqa: A002 # the contract's word
+    async def set(self, key: str, due: datetime, project: str, aggregate: str, id: str, purpose: str) -> None:  # noqa: A002, PLR0917 # named as the event's fields
         """Set or move the timer of this key.
 
         Raises:
@@ -53,9 +53,7 @@ class Timers:
             f"NATS/1.0\r\nNats-Schedule: @at {at}\r\nNats-Schedule-Target: avt.fire.{timer_id}.TimerFired\r\n"
             f"Nats-Schedule-TTL: {FIRED_KEPT}\r\nce-type: TimerFired\r\nce-schemaversion: {TimerFired.version}\r\n\r\n"
         )
-        reply = await self._bus.wire.publish(
-            f"avt.sched.{timer_id}", header.encode(), fired.body(), PUBLISH_TIMEOUT_S
-        )
+        reply = await self._bus.wire.publish(f"avt.sched.{timer_id}", header.encode(), fired.body(), PUBLISH_TIMEOUT_S)
         error = orjson.loads(reply.data).get("error")
         if error:
             kind = Transient if error.get("code") == 503 else Refused

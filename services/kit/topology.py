@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from schema.streams import Durable, Json, Sizes, Stream, streams
 from services.kit.bus import Bus
 from services.kit.errors import Refused
-from services.kit.wire import ApiError, mapping, text
+from services.kit.wire import ApiError, mapping
 
 _NOT_FOUND = {10059, 10014}
 _STORAGE = {10047, 10023}
@@ -104,9 +105,10 @@ def _plain(value: object) -> object:
     if value in (None, False, "", 0) or value in ([], {}):
         return None
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items() if _plain(inner) is not None}
+        inner = cast("Mapping[str, object]", value)
+        return {key: _plain(each) for key, each in inner.items() if _plain(each) is not None}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [_plain(each) for each in cast("Sequence[object]", value)]
     return value
 
 
@@ -168,8 +170,3 @@ async def _ask(bus: Bus, subject: str, body: Json, what: str) -> None:
         if error.err_code in _STORAGE:
             remedy = "; lower AUTOVIBE_LOG_BYTES and its like, or raise the server's max_file_store"
         raise Refused(f"could not {what}: {error}{remedy}") from error
-
-
-def server_name(answer: Mapping[str, object]) -> str:
-    """Return which server a system answer is from."""
-    return text(mapping(answer["server"])["name"])

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 import orjson
 
@@ -142,8 +142,8 @@ class Wire:
         reply = await self.request(f"$JS.API.{subject}", b"" if body is None else orjson.dumps(body), timeout_s)
         answer: JSON = orjson.loads(reply.data)
         error = answer.get("error")
-        if isinstance(error, dict):
-            raise api_error(error)
+        if error is not None:
+            raise api_error(mapping(error))
         return answer
 
 
@@ -171,4 +171,4 @@ def mapping(value: object) -> JSON:
     """Narrow a JSON value that must be an object."""
     if not isinstance(value, dict):
         raise Refused(f"the server answered {value!r} where an object belongs")
-    return value
+    return cast("JSON", value)
