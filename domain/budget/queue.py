@@ -25,28 +25,24 @@ class Waiting:
     """What stood in its way when it was last tried."""
 
 
-def _line() -> Mapping[UUID, Waiting]:
+def _line() -> Mapping[str, Waiting]:
     return {}
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """The line; the mapping keeps the order in which its members first came."""
+    """The line, by machine id; the mapping keeps the order in which its members first came."""
 
-    waiting: Mapping[UUID, Waiting] = field(default_factory=_line)
+    waiting: Mapping[str, Waiting] = field(default_factory=_line)
 
 
 def evolve(queue: Queue, address: Address, event: Event) -> Queue:
     """Fold one event of any machine, in the log's order; what is not about waiting leaves the line as it is."""
     match event:
         case MachineQueued():
-            machine_id = UUID(address.id)
-            return Queue({**queue.waiting, machine_id: Waiting(address.project, machine_id, event)})
-        case MachineAdmitted() | MachineDenied() | MachineEnded():
-            gone = UUID(address.id)
-            if gone not in queue.waiting:
-                return queue
-            return Queue({other: waiting for other, waiting in queue.waiting.items() if other != gone})
+            return Queue({**queue.waiting, address.id: Waiting(address.project, UUID(address.id), event)})
+        case MachineAdmitted() | MachineDenied() | MachineEnded() if address.id in queue.waiting:
+            return Queue({other: waiting for other, waiting in queue.waiting.items() if other != address.id})
         case _:
             return queue
 

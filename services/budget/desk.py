@@ -1,0 +1,129 @@
+"""What the budget does with each thing it hears. Every answer is idempotent: the state shows that it was given."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from domain.budget import Admit, Cancel, Expire, Settle, Standing
+from domain.budget.queue import Waiting
+from domain.phases import QUEUE_S
+from events import address
+from events.address import Address
+from events.budget import BudgetRequested
+from events.envelope import Recorded
+from events.machine import MachineEnded, MachineQueued, MachineRequested, MachineStopRequested
+from events.timer import TimerFired
+from services.budget.ledger import Answer, Ledger
+from services.budget.line import Line
+from services.budget.settings import BudgetSettings
+from services.kit.delivery import Later, Never
+from services.kit.errors import LogFull
+from services.kit.log import Log
+from services.kit.timers import Timers
+
+ACTOR = "budget"
+LOG_FULL_DELAY_S = 10.0
+
+
+class Desk:
+    """The handlers, and the line of those who wait."""
+
+    def __init__(self, log: Log, timers: Timers, settings: BudgetSettings, now: Callable[[], datetime]) -> None:
+        self._timers = timers
+        self._settings = settings
+        self._ledger = Ledger(log, now)
+        self.line = Line(log, self._try_again, settings.queue_look_s)
+
+    async def open(self) -> None:
+        """Read who waits, and set their deadlines anew: what was set may have been lost with a crash."""
+        await self.line.catch_up()
+        for machine_id, (slug, since) in self.line.since().items():
+            await self._set_deadline(address.machine(slug, machine_id), since)
+
+    async def hear(self, recorded: Recorded) -> None:
+        """Answer one event.
+
+        Raises:
+            Later: The log is full.
+            Never: It is about a machine that cannot be.
+            Transient: The outcome is unknown; hearing it again finds out.
+        """
+        try:
+            await self._answer(recorded)
+        except LogFull as error:
+            raise Later(LOG_FULL_DELAY_S, str(error)) from error
+
+    async def _answer(self, recorded: Recorded) -> None:
+        where = recorded.envelope.address
+        match recorded.event:
+            case MachineRequested():
+                await self._admit(where, recorded)
+            case MachineStopRequested():
+                await self._end(where, recorded, Cancel())
+            case MachineEnded():
+                await self._ledger.carry_out(_machine(where), Settle, recorded.caused(ACTOR))
+            case BudgetRequested():
+                await self._ledger.bring_up(where, recorded.caused(ACTOR))
+            case TimerFired() as timer if timer.owner == ACTOR:
+                await self._end(address.machine(timer.project, timer.subject_id), recorded, Expire())
+            case _:
+                pass  # a timer of another service
+
+    async def _admit(self, where: Address, recorded: Recorded) -> None:
+        where = _machine(where)
+        answer = await self._ledger.carry_out(
+            where,
+            lambda now: self._command(now, self.line.ahead(where.project, UUID(where.id))),
+            recorded.caused(ACTOR),
+        )
+        if _waits(answer):
+            await self._set_deadline(where, recorded.recorded_at)
+            if answer.seq is not None:
+                await self.line.heard(answer.seq)
+
+    async def _try_again(self, waiting: Waiting, newest: Recorded, ahead: Waiting | None) -> Answer:
+        where = address.machine(waiting.slug, waiting.machine_id)
+        cause = newest.caused(ACTOR, "tried again")
+        answer = await self._ledger.carry_out(where, lambda now: self._command(now, ahead), cause)
+        if not _waits(answer):
+            await self._timers.cancel(where.id)
+        return answer
+
+    async def _end(self, where: Address, recorded: Recorded, command: Cancel | Expire) -> None:
+        where = _machine(where)
+        answer = await self._ledger.carry_out(where, lambda _: command, recorded.caused(ACTOR))
+        if answer.decision and answer.before.standing is Standing.QUEUED:
+            await self._timers.cancel(where.id)
+
+    def _command(self, now: datetime, ahead: Waiting | None) -> Admit:
+        return Admit(now, self._settings.tariff, self._settings.machines_max, ahead)
+
+    async def _set_deadline(self, where: Address, since: datetime) -> None:
+        await self._timers.set(
+            where.id,
+            since + timedelta(seconds=QUEUE_S),
+            project=where.project,
+            aggregate=where.aggregate,
+            id=where.id,
+            purpose="queued",
+        )
+
+
+def _waits(answer: Answer) -> bool:
+    said = answer.decision.machine
+    return isinstance(said[0], MachineQueued) if said else answer.before.standing is Standing.QUEUED
+
+
+def _machine(where: Address) -> Address:
+    """Refuse a machine whose id is no UUID as it is usually written: no account could be its own.
+
+    Raises:
+        Never: Always the case for this event.
+    """
+    try:
+        usual = str(UUID(where.id))
+    except ValueError:
+        usual = ""
+    if usual != where.id:
+        raise Never(f"machine id {where.id[:100]!r} is no UUID in lower case with hyphens")
+    return where

@@ -1,0 +1,78 @@
+"""Load a machine and the accounts above it, decide, and append it all as one batch."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from domain.budget import Account, Command, Decision, Machine, Situation, account, decide, machine, opened
+from events import address
+from events.address import Address
+from events.envelope import Cause
+from services.kit.log import Log, Write
+from services.kit.repository import Repository, decide_and_append
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was decided and appended."""
+
+    before: Machine
+    decision: Decision
+    seq: int | None
+    """Of the last event of the batch; None: there was nothing to say."""
+
+
+class Ledger:
+    """The accounts as the log has them. Any number of these may work at once: the log refuses a stale decision."""
+
+    def __init__(self, log: Log, now: Callable[[], datetime]) -> None:
+        self._log = log
+        self._now = now
+        self._machines = Repository[Machine](log, Machine, machine.evolve)
+        self._accounts = Repository[Account](log, Account, account.evolve)
+
+    async def carry_out(self, where: Address, command: Callable[[datetime], Command], cause: Cause) -> Answer:
+        """Decide over a machine and its accounts until the decision fits the log; `command` is made anew each time.
+
+        Raises:
+            Transient, Refused: As `decide_and_append`.
+        """
+        last = Answer(Machine(), Decision(), None)
+
+        async def decided() -> Sequence[Write]:
+            nonlocal last
+            situation, seqs = await self._situation(where)
+            decision = decide(command(self._now()), situation)
+            last = Answer(situation.machine, decision, None)
+            accounts = (
+                Write(address.budget(situation.owner(node), node), seqs[node], said)
+                for node, said in decision.accounts.items()
+            )
+            return [Write(where, seqs[""], decision.machine), *accounts]
+
+        appended = await decide_and_append(self._log, decided, cause=cause)
+        return Answer(last.before, last.decision, appended.seq if appended else None)
+
+    async def bring_up(self, where: Address, cause: Cause) -> None:
+        """Answer what an account was asked, and open its periods that have begun."""
+
+        async def decided() -> Sequence[Write]:
+            loaded = await self._accounts.get(where)
+            return [Write(where, loaded.seq, opened(loaded.state, where.project, where.id, self._now()))]
+
+        await decide_and_append(self._log, decided, cause=cause)
+
+    async def _situation(self, where: Address) -> tuple[Situation, dict[str, int]]:
+        """Load what a decision needs. Returns it with the seq of each node's account, and of the machine under `""`."""
+        empty = Situation(where.project, UUID(where.id), Machine())
+        found, accounts = await asyncio.gather(
+            self._machines.get(where),
+            asyncio.gather(*(self._accounts.get(address.budget(empty.owner(node), node)) for node in empty.path)),
+        )
+        loaded = dict(zip(empty.path, accounts, strict=True))
+        situation = Situation(
+            empty.slug, empty.machine_id, found.state, {node: state.state for node, state in loaded.items()}
+        )
+        return situation, {"": found.seq, **{node: state.seq for node, state in loaded.items()}}

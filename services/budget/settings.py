@@ -1,0 +1,25 @@
+"""Settings of the budget."""
+
+from decimal import Decimal
+
+from pydantic import Field
+
+from domain.tariff import Tariff
+from services.kit.settings import ServiceSettings
+
+
+class BudgetSettings(ServiceSettings):
+    """What the budget needs to know; the tariff must be the spawner's."""
+
+    machines_max: int = Field(64, ge=0, le=100_000)
+    """How many machines may hold a reservation at once, over all projects."""
+    vcpu_hour_cad: Decimal = Field(Tariff().vcpu_hour_cad, ge=0, le=1_000_000, decimal_places=9)
+    """What a virtual core costs by the hour, CAD."""
+    gib_hour_cad: Decimal = Field(Tariff().gib_hour_cad, ge=0, le=1_000_000, decimal_places=9)
+    """What a GiB of memory costs by the hour, CAD."""
+    queue_look_s: float = Field(30.0, gt=0, le=3_600)
+    """How often queued machines are tried though nothing was heard: a period that ends says nothing."""
+
+    @property
+    def tariff(self) -> Tariff:
+        return Tariff(self.vcpu_hour_cad, self.gib_hour_cad)

@@ -1,0 +1,162 @@
+"""The budget on a real server: what it says to what it hears."""
+
+from datetime import timedelta
+from decimal import Decimal
+
+from domain.budget import balances
+from domain.phases import QUEUE_S
+from events import address
+from events.budget import BudgetAllocated, BudgetSettled
+from events.ids import HUB
+from events.machine import (
+    MachineAdmitted,
+    MachineDenied,
+    MachineEnded,
+    MachineQueued,
+    MachineStopRequested,
+)
+from events.timer import TimerFired
+from events.words import Hold, Outcome, Resource
+from services.budget.app import BudgetSettings
+from tests.budget.conftest import FREE, Client, Instances
+from tests.budget.world import SHOP, request, wanted
+from tests.harness import eventually
+
+ONE = BudgetSettings.model_validate({**FREE.model_dump(), "machines_max": 1})
+
+
+async def test_a_request_is_admitted_and_held_on_three_accounts_in_one_batch(
+    client: Client, instances: Instances
+) -> None:
+    await instances.start()
+    who = await client.ask(request("1.5"))
+    admitted = await eventually(lambda: client.machine(MachineAdmitted, who))
+    assert admitted.held[Resource.MONEY] == Decimal("1.5")
+    batch = await client.all("av.*.machine.*.MachineAdmitted", "av.*.budget.*.*")
+    seqs = [recorded.seq for recorded in batch]
+    assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
+    assert {str(recorded.envelope.address) for recorded in batch} == {
+        f"{SHOP}/machine/{who}",
+        f"{HUB}/budget/{HUB}",
+        f"{SHOP}/budget/{SHOP}",
+        f"{SHOP}/budget/{who}",
+    }
+    assert {recorded.envelope.cause.actor for recorded in batch} == {"budget"}
+
+
+async def test_the_whole_life_of_a_budget(client: Client, instances: Instances) -> None:
+    await instances.start()
+    await client.set_budget(SHOP, wanted("5"))
+    await eventually(lambda: client.of(BudgetAllocated, address.budget(SHOP, SHOP)))
+    first = await client.ask(request("4"))
+    second = await client.ask(request("3"))
+    queued = await eventually(lambda: client.machine(MachineQueued, second))
+    assert (queued.hold, queued.node, queued.available) == (Hold.BUDGET, SHOP, Decimal(1))
+    await client.end(first, cost="1.25")
+    await eventually(lambda: client.machine(MachineAdmitted, second))
+    await client.end(second, cost="3")
+    await eventually(lambda: client.of(BudgetSettled, address.budget(SHOP, second)))
+    balance = balances(await client.account(SHOP))[Resource.MONEY]
+    assert (balance.allocated, balance.used, balance.reserved) == (5, Decimal("4.25"), 0)
+    third = await client.ask(request("3"))
+    denied = await eventually(lambda: client.machine(MachineDenied, third))
+    assert denied.reason == "asked 3 CAD, webshop has 0.75 CAD not yet used of 5 CAD (total)"
+
+
+async def test_a_top_up_lets_the_next_request_in(client: Client, instances: Instances) -> None:
+    await instances.start()
+    await client.set_budget(SHOP, wanted("1"))
+    await client.set_budget(SHOP, wanted("2"))
+    who = await client.ask(request("2"))
+    await eventually(lambda: client.machine(MachineAdmitted, who))
+
+
+async def test_a_top_up_admits_who_waits(client: Client, instances: Instances) -> None:
+    await instances.start()
+    await client.set_budget(SHOP, wanted("2"))
+    await client.ask(request("2"))
+    who = await client.ask(request("2"))
+    await eventually(lambda: client.machine(MachineQueued, who))
+    await client.set_budget(SHOP, wanted("4"))
+    await eventually(lambda: client.machine(MachineAdmitted, who))
+
+
+async def test_stopping_who_waits_ends_it_and_lets_the_next_one_pass(client: Client, instances: Instances) -> None:
+    await instances.start()
+    await client.set_budget(SHOP, wanted("5"))
+    await client.ask(request("3"))
+    large = await client.ask(request("4"))
+    await eventually(lambda: client.machine(MachineQueued, large))
+    small = await client.ask(request("1"))
+    await eventually(lambda: client.machine(MachineQueued, small))
+    await client.say(address.machine(SHOP, large), MachineStopRequested(reason="no longer wanted"))
+    ended = await eventually(lambda: client.machine(MachineEnded, large))
+    assert (ended.outcome, ended.epoch) == (Outcome.CANCELLED, 0)
+    await eventually(lambda: client.machine(MachineAdmitted, small))
+
+
+async def test_capacity_is_first_come_first_served_over_all_projects(client: Client, instances: Instances) -> None:
+    await instances.start(ONE)
+    running = await client.ask(request())
+    await eventually(lambda: client.machine(MachineAdmitted, running))
+    waiting = [(await client.ask(request(), slug), slug) for slug in ("bakery", SHOP, "bakery", "florist")]
+    for who, slug in waiting:
+        await eventually(lambda who=who, slug=slug: client.machine(MachineQueued, who, slug))
+    await client.end(running)
+    order = []
+    for who, slug in waiting:
+        await eventually(lambda who=who, slug=slug: client.machine(MachineAdmitted, who, slug))
+        await client.end(who, slug=slug)
+        order.append(who)
+    admitted = await client.all("av.*.machine.*.MachineAdmitted")
+    assert [recorded.envelope.address.id for recorded in admitted] == [str(who) for who in (running, *order)]
+
+
+async def test_who_waits_for_a_day_expires(client: Client, instances: Instances) -> None:
+    await instances.start(BudgetSettings.model_validate({**FREE.model_dump(), "machines_max": 0}))
+    who = await client.ask(request())
+    await eventually(lambda: client.machine(MachineQueued, who))
+    requested = (await client.bus.log.load(address.machine(SHOP, who))).events[0]
+    scheduled = await eventually(lambda: client.bus.js.get_last_msg("TIMERS", "avt.sched.*"))
+    timer = TimerFired.model_validate_json(scheduled.data or b"")
+    assert timer.due_at - requested.recorded_at == timedelta(seconds=QUEUE_S)
+    await client.say(
+        address.Address(HUB, "timer", scheduled.subject.rpartition(".")[2] if scheduled.subject else ""), timer
+    )
+    ended = await eventually(lambda: client.machine(MachineEnded, who))
+    assert ended.outcome is Outcome.EXPIRED
+
+
+async def test_who_waited_through_a_restart_is_admitted_when_there_is_room(
+    client: Client, instances: Instances
+) -> None:
+    budget = await instances.start(ONE)
+    first = await client.ask(request())
+    second = await client.ask(request())
+    await eventually(lambda: client.machine(MachineQueued, second))
+    await instances.stop(budget)
+    await client.end(first)
+    await instances.start(ONE)
+    await eventually(lambda: client.machine(MachineAdmitted, second))
+
+
+async def test_more_capacity_after_a_restart_is_used_though_nothing_else_happens(
+    client: Client, instances: Instances
+) -> None:
+    budget = await instances.start(ONE)
+    await client.ask(request())
+    second = await client.ask(request())
+    await eventually(lambda: client.machine(MachineQueued, second))
+    await instances.stop(budget)
+    await instances.start()
+    await eventually(lambda: client.machine(MachineAdmitted, second))
+
+
+async def test_it_is_well_and_says_how_many_wait(client: Client, instances: Instances) -> None:
+    budget = await instances.start(ONE)
+    await client.ask(request())
+    await client.ask(request())
+    await eventually(client.idle)
+    health = await budget.health()
+    assert health.ok
+    assert health.parts[0].detail == "1 machines queued"
