@@ -1,0 +1,1 @@
+"""The spawner: makes machines run on a hypervisor and says what becomes of them."""

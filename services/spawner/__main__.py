@@ -1,0 +1,1 @@
+"""Runs the spawner alone, with the local hypervisor."""
