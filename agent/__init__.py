@@ -1,1 +1,3 @@
-"""The supervisor inside a machine, and the runners it starts."""
+"""The supervisor of one incarnation: it restores the workspace, runs the runner, streams, captures, reports, stops."""
+
+VERSION = "1"

@@ -1,1 +1,1 @@
-"""Where machines run: the port and its drivers."""
+"""Where machines run: the port, and one package per kind of host."""

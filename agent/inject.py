@@ -1,0 +1,54 @@
+"""Put files into a workspace that is not to be trusted: no link in it is ever followed."""
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+
+
+class Escape(Exception):
+    """The path leads through something that is not a plain directory of the workspace."""
+
+
+def put(workspace: str, path: str, content: bytes, mode: int, owner: tuple[int, int]) -> None:
+    """Create or replace one file, making the directories it needs; a link in its place is replaced, not followed.
+
+    Raises:
+        Escape: A parent is a link or a file, or a directory stands where the file should be.
+    """
+    *parents, name = path.split("/")
+    directory = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for parent in parents:
+            below = _enter(directory, parent, path, owner)
+            os.close(directory)
+            directory = below
+        _replace(directory, name, path, content, mode, owner)
+    finally:
+        os.close(directory)
+
+
+def _enter(directory: int, name: str, path: str, owner: tuple[int, int]) -> int:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o755, dir_fd=directory)
+        os.chown(name, *owner, dir_fd=directory, follow_symlinks=False)
+    try:
+        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except OSError as reason:
+        if reason.errno in {errno.ELOOP, errno.ENOTDIR}:
+            raise Escape(f"file {path[:500]!r}: {name[:200]!r} is a link or a file in the workspace, not a directory") from reason
+        raise
+
+
+def _replace(directory: int, name: str, path: str, content: bytes, mode: int, owner: tuple[int, int]) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+            raise Escape(f"file {path[:500]!r}: there is a directory of this name in the workspace")
+    temporary = f".autovibe-{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(temporary, flags, 0o600, dir_fd=directory), "wb") as file:
+        file.write(content)
+        os.fchown(file.fileno(), *owner)
+        os.fchmod(file.fileno(), mode)
+    os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)

@@ -1,0 +1,181 @@
+"""The runner's process tree: started through the launcher, signalled inside, and never outlived by anything it made."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from agent.runners.port import Program
+
+PIPE_BYTES = 1_048_576
+_BOOT_FD_MIN = 20
+"""Above what the launcher's shell uses; the bootstrap closes it before the program starts."""
+KILL_DEADLINE_S = 10.0
+_MAIN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_READ_ENV = 'while IFS= read -r -d "" _boot <&{fd} && [ -n "$_boot" ]; do export "$_boot"; done; '
+_RUN_SCRIPT = _READ_ENV + 'IFS= read -r -d "" _boot <&{fd}; exec {fd}<&-; eval "unset _boot; $_boot"'
+_RUN_ARGV = _READ_ENV + 'unset _boot; exec {fd}<&-; exec "$@"'
+
+
+class RunnerProcess:
+    """One started runner. Create it from the thread that lives as long as the process: its parent-death signal."""
+
+    def __init__(self, launcher: Sequence[str], program: Program, defaults: Mapping[str, str], cwd: str) -> None:
+        with _boot_file(program, defaults) as fd:
+            text = (_RUN_ARGV if program.script is None else _RUN_SCRIPT).format(fd=fd)
+            self._popen = subprocess.Popen(
+                [*launcher, "bash", "-c", text, "goal", *program.argv],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=[fd],
+                cwd=cwd,
+                env={"PATH": _MAIN_PATH, "LANG": "C.UTF-8"},
+                start_new_session=not launcher,
+            )
+        self._confined = bool(launcher)
+        self.stdout, self.stderr = (_pipe(stream) for stream in (self._popen.stdout, self._popen.stderr))
+        self._exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._pidfd = os.pidfd_open(self._popen.pid)
+        asyncio.get_running_loop().add_reader(self._pidfd, self._ended)
+
+    async def wait(self) -> int:
+        """Return the exit code; -N where a signal ended the program (bwrap says 128 + N of that)."""
+        code = await asyncio.shield(self._exit)
+        return 128 - code if self._confined and 128 < code < 160 else code
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to every process of the program; not to the launcher, whose end would kill them all."""
+        for pid in _descendants(self._popen.pid):
+            if self._is_program(pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
+    def kill(self) -> None:
+        """Kill the launcher: the kernel then kills everything in its process namespace."""
+        if self._popen.poll() is None:
+            self._popen.kill()
+
+    async def close(self, cgroups: Sequence[Path] = ()) -> None:
+        """Return when no process is left that the runner made, however it tried to get away.
+
+        Raises:
+            TimeoutError: The kernel did not let go of one.
+        """
+        self.kill()
+        until = time.monotonic() + KILL_DEADLINE_S
+        while left := self._left(cgroups):
+            if time.monotonic() > until:
+                raise TimeoutError(f"processes {left[:10]} do not end")
+            for group in cgroups:
+                with contextlib.suppress(OSError):
+                    (group / "cgroup.kill").write_text("1")
+            await asyncio.sleep(0.002)
+        self._ended()
+
+    def _left(self, cgroups: Sequence[Path]) -> list[int]:
+        """Kill and reap our children, adopted ones included; return who is still there."""
+        for pid in _children(os.getpid()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            if pid == self._popen.pid:
+                self._popen.poll()
+            else:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+        return _children(os.getpid()) or [pid for group in cgroups for pid in _members(group)]
+
+    def memory_bytes(self) -> int:
+        """What all its processes have in memory, shared pages counted for each."""
+        return sum(_resident_bytes(pid) for pid in _descendants(self._popen.pid))
+
+    def _is_program(self, pid: int) -> bool:
+        if not self._confined:
+            return True
+        ids = _namespace_ids(pid)
+        return len(ids) > 1 and ids[-1] != 1
+
+    def _ended(self) -> None:
+        code = self._popen.poll()
+        if code is not None and self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+            if not self._exit.done():
+                self._exit.set_result(code)
+
+
+@contextlib.contextmanager
+def _boot_file(program: Program, defaults: Mapping[str, str]) -> Iterator[int]:
+    """A file in memory with the environment and the script, each ended by NUL; no NUL can be inside them."""
+    settings = [f"{name}={value}" for name, value in {**defaults, **program.env}.items()]
+    parts = [*settings, "", program.script or ""]
+    content = "".join(part.replace("\0", "") + "\0" for part in parts).encode()
+    memory = os.memfd_create("goal", os.MFD_CLOEXEC)
+    try:
+        with open(os.dup(memory), "wb") as file:
+            file.write(content)
+        os.lseek(memory, 0, os.SEEK_SET)
+        fd = fcntl.fcntl(memory, fcntl.F_DUPFD_CLOEXEC, _BOOT_FD_MIN)
+    finally:
+        os.close(memory)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _pipe(stream: IO[bytes] | None) -> int:
+    """Take the descriptor of a pipe's reading end; wide and not blocking."""
+    assert stream is not None
+    with stream:
+        fd = os.dup(stream.fileno())
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    os.set_blocking(fd, False)
+    return fd
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+    return found
+
+
+def _descendants(pid: int) -> list[int]:
+    found = [pid]
+    for each in found:
+        found += _children(each)
+    return found
+
+
+def _members(group: Path) -> list[int]:
+    try:
+        return [int(pid) for pid in (group / "cgroup.procs").read_text().split()]
+    except OSError:
+        return []
+
+
+def _namespace_ids(pid: int) -> list[int]:
+    """The process's id in each namespace, ours first."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("NSpid:"):
+                return [int(each) for each in line.split()[1:]]
+    return []
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0

@@ -1,0 +1,243 @@
+"""The life of one incarnation, top to bottom: restore, run, stream, capture, stop, seal, report, end.
+
+The runner starts as soon as the workspace stands; the hub is not waited for. Without the hub the work goes on and
+what there is to say is kept (bounded); after `hub_lost_s` the agent ends itself. A refused credential ends it at once:
+somebody has fenced this incarnation.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+
+import structlog
+
+from agent import VERSION
+from agent.captures import Captures
+from agent.commands import Commands
+from agent.connection import Connection
+from agent.freezer import Freezer, out_of_memory_kills
+from agent.inject import Escape
+from agent.options import Options
+from agent.output import Output, Source
+from agent.process import RunnerProcess
+from agent.reports import Reports
+from agent.runners import runner_for
+from agent.runners.port import Runner
+from agent.verdict import Reason, Verdict
+from agent.watch import Watch
+from agent.workspace import NoStore, Restored, Workspace
+from events import address
+from events.agent import AgentFinished, AgentRegistered, AgentSpec, WorkspaceRestored
+from snapshots.errors import SnapshotError
+
+READ_BYTES = 1_048_576
+FLOOD_PAUSE_S = 0.01
+PROGRESS_INTERVAL_S = 1.0
+EXPIRED_GRACE_S = 5.0
+
+log = structlog.get_logger()
+
+
+class Supervisor:
+    """One incarnation. `run` returns the exit code of the agent's own process: 0 when the hub knows how it ended."""
+
+    def __init__(self, spec: AgentSpec, options: Options) -> None:
+        self._spec, self._options = spec, options
+        self._root = Path(spec.root)
+        self._cgroups = tuple(Path(group) for group in spec.cgroups)
+        self._connection = Connection(spec.nats_url, spec.nats_creds, str(spec.machine_id))
+        self._reports = Reports(spec, self._connection)
+        self._output = Output(spec, self._connection)
+        self._workspace = Workspace(spec)
+        self._captures = Captures(spec, self._workspace, self._reports, options)
+        self._verdict = Verdict()
+        self._progressed_at_s = float("-inf")
+
+    async def run(self) -> int:
+        async with self._background():
+            await self._reports.say("spawner", AgentRegistered(agent_version=VERSION, pid=os.getpid()))
+            finished = await self._work()
+            if self._connection.refused.is_set():
+                log.warning("agent.fenced", reason=finished.reason)
+                return 3
+            await self._output.all_published(self._options.drain_s)
+            await self._reports.say("spawner", finished)
+            known = await self._reports.all_acknowledged(self._options.hub_lost_s)
+        log.info("agent.ended", outcome=finished.outcome, reason=finished.reason, known=known)
+        return 0 if known else 4
+
+    @contextlib.asynccontextmanager
+    async def _background(self) -> AsyncIterator[None]:
+        """What goes on beside the work; when one of these breaks, so does the agent, and its sandbox with it."""
+        spec = self._spec
+        commands = Commands(self._captures, self._verdict)
+        async with asyncio.TaskGroup() as group:
+            subject = address.command(spec.project, spec.machine_id, spec.epoch, ">")
+            coroutines = (
+                self._connection.open(subject, commands.hear),
+                self._reports.run(),
+                self._output.run(),
+                self._beat(),
+                self._hold_on_to_hub(),
+            )
+            tasks = [group.create_task(each) for each in coroutines]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await commands.close()
+                await self._connection.close()
+                self._workspace.close()
+
+    async def _work(self) -> AgentFinished:
+        deadline_s = asyncio.get_running_loop().time() + self._spec.deadline_in_s
+        try:
+            restored = await asyncio.to_thread(self._workspace.restore)
+        except (SnapshotError, Escape, NoStore, OSError) as reason:
+            return AgentFinished(outcome="failed", reason=f"the workspace could not be made: {reason}"[:4096])
+        await self._say_restored(restored)
+        runner = runner_for(self._spec.machine_type)
+        if runner is None:
+            return AgentFinished(outcome="failed", reason=f"this agent has no runner for {self._spec.machine_type}")
+        if self._verdict.reason is not None:
+            return await self._finish(None, [])
+        process = RunnerProcess(
+            self._spec.launcher, runner.program(self._spec), {"HOME": self._spec.runner_home}, self._cwd()
+        )
+        pumps = [
+            asyncio.create_task(self._pump(process.stdout, "stdout", runner)),
+            asyncio.create_task(self._pump(process.stderr, "stderr", None)),
+        ]
+        self._captures.freezer = Freezer(self._cgroups)
+        try:
+            code = await self._run_down(process, deadline_s)
+        finally:
+            self._captures.freezer.thaw()
+            await process.close(self._cgroups)
+        return await self._finish(code, pumps)
+
+    async def _say_restored(self, restored: Restored) -> None:
+        report = WorkspaceRestored(restore_ms=restored.restore_ms, file_count=restored.file_count)
+        await self._reports.say("spawner", report)
+        if self._spec.policy.at_start:
+            await self._captures.at_start(restored)
+
+    def _cwd(self) -> str:
+        """The launcher's own directory is the sandbox's affair; without one it is the workspace."""
+        return "/" if self._spec.launcher else self._spec.runner_workspace
+
+    async def _run_down(self, process: RunnerProcess, deadline_s: float) -> int:
+        """Wait until the runner is over, or end it when there is a reason to."""
+        watch = Watch(self._root, self._spec.limits, self._options, memory=not self._memory_is_limited())
+        async with _beside(self._expire(deadline_s), self._obey(watch, process), self._captures.by_interval()):
+            over = asyncio.create_task(process.wait())
+            stop = asyncio.create_task(self._verdict.wait())
+            await asyncio.wait({over, stop}, return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
+            if not over.done() and self._verdict.reason is not None:
+                await _stop(process, over, self._verdict.reason.grace_s)
+            return await over
+
+    async def _finish(self, code: int | None, pumps: list[asyncio.Task[None]]) -> AgentFinished:
+        reason = self._verdict.reason
+        if pumps:
+            _, late = await asyncio.wait(pumps, timeout=self._options.drain_s)
+            for pump in late:
+                pump.cancel()
+        self._output.end()
+        words = reason.text if reason else self._explain(code)
+        if words:
+            self._output.say(words)
+        seal = self._spec.policy.at_end and (reason is None or reason.seal)
+        checkpoint_id = await self._captures.at_end() if seal and not self._connection.refused.is_set() else None
+        outcome = reason.outcome if reason else ("succeeded" if code == 0 else "failed")
+        return AgentFinished(outcome=outcome, exit_code=code, reason=words[:4096], checkpoint_id=checkpoint_id)
+
+    def _explain(self, code: int | None) -> str:
+        killed = out_of_memory_kills(self._cgroups)
+        if code and killed:
+            return f"the kernel killed {killed} processes: they had more memory than {self._spec.limits.memory_mib} MiB"
+        if code and code < 0:
+            return f"ended by {signal.Signals(-code).name}"
+        return ""
+
+    async def _pump(self, fd: int, source: Source, runner: Runner | None) -> None:
+        """Read a pipe to its end, however fast it comes; a flood is read slower, not kept."""
+        try:
+            while data := await _read(fd):
+                for line in self._output.feed(source, data):
+                    if runner is not None and (progress := runner.progress(line)) is not None:
+                        now_s = asyncio.get_running_loop().time()
+                        if now_s - self._progressed_at_s >= PROGRESS_INTERVAL_S and self._reports.offer("spawner", progress):
+                            self._progressed_at_s = now_s
+                await asyncio.sleep(FLOOD_PAUSE_S if self._output.flooded else 0)
+        finally:
+            os.close(fd)
+
+    async def _expire(self, deadline_s: float) -> None:
+        await asyncio.sleep(deadline_s - asyncio.get_running_loop().time())
+        self._verdict.give(Reason("expired", f"the goal's deadline of {self._spec.limits.deadline_s} s has passed", EXPIRED_GRACE_S))
+
+    async def _obey(self, watch: Watch, process: RunnerProcess) -> None:
+        self._verdict.give(Reason("failed", await watch.breach(process), 0.0))
+
+    async def _hold_on_to_hub(self) -> None:
+        """End the work when the hub is away for too long, or does not want us any more."""
+        while True:
+            if self._connection.refused.is_set():
+                self._verdict.give(Reason("failed", "the hub refused this incarnation's credential", 0.0, seal=False))
+            elif (lost_s := self._connection.lost_for_s()) > self._options.hub_lost_s:
+                self._verdict.give(Reason("failed", f"no connection to the hub for {lost_s:.0f} s", EXPIRED_GRACE_S))
+            await asyncio.sleep(min(1.0, self._options.hub_lost_s / 4))
+
+    async def _beat(self) -> None:
+        subject = address.beat(self._spec.project, self._spec.machine_id, self._spec.epoch)
+        while True:
+            (self._root / "alive").touch()
+            if self._connection.is_connected:
+                with contextlib.suppress(OSError):
+                    await self._connection.client.publish(subject, b"")
+            await asyncio.sleep(self._options.beat_s)
+
+    def _memory_is_limited(self) -> bool:
+        return any((group / name).exists() for group in self._cgroups for name in ("memory.max", "memory.limit_in_bytes"))
+
+
+async def _stop(process: RunnerProcess, over: asyncio.Task[int], grace_s: float) -> None:
+    """Interrupt, then TERM, then the end of its process namespace; each has half of the grace."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if grace_s > 0 and not over.done():
+            process.signal(number)
+            await asyncio.wait({over}, timeout=grace_s / 2)
+    process.kill()
+
+
+@contextlib.asynccontextmanager
+async def _beside(*coroutines: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Run these while the body runs."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(each) for each in coroutines]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def _read(fd: int) -> bytes:
+    """Wait for what a non-blocking descriptor has; empty at its end."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return os.read(fd, READ_BYTES)
+        except BlockingIOError:
+            ready: asyncio.Future[None] = loop.create_future()
+            loop.add_reader(fd, lambda waiting=ready: waiting.done() or waiting.set_result(None))
+            try:
+                await ready
+            finally:
+                loop.remove_reader(fd)
