@@ -82,8 +82,8 @@ class Log:
             Transient: The deadline passed; with the same ids it is safe to try again.
         """
         at = fresh.now()
-        parts = tuple(_stamp(write, cause, at) for write in writes)
-        if not parts or len({part.address for part in parts}) != len(parts):
+        parts = tuple([_stamp(write, cause, at) for write in writes])
+        if len(parts) != 1 and (not parts or len({part.address for part in parts}) != len(parts)):
             raise Refused(f"an append needs each aggregate once, got {[str(part.address) for part in parts]}")
         return Appended(await self.appender.append(parts, deadline_s))
 
@@ -140,10 +140,8 @@ def _when(stamp: str) -> datetime:
 
 
 def _stamp(write: Write, cause: Cause, at: datetime) -> Stamped:
-    ids = write.ids or tuple(fresh.uuid7() for _ in write.events)
+    ids = write.ids or [fresh.uuid7() for _ in write.events]
     if not write.events or len(ids) != len(write.events):
         raise Refused(f"{len(write.events)} events with {len(ids)} ids for {write.address}")
-    pieces = tuple(
-        encode(write.address, event, event_id, cause, at) for event, event_id in zip(write.events, ids, strict=True)
-    )
+    pieces = tuple([encode(write.address, event, ids[number], cause, at) for number, event in enumerate(write.events)])
     return Stamped(write.address, write.expected, pieces)

@@ -12,7 +12,7 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import orjson
 import structlog
@@ -33,6 +33,8 @@ SKIPPED_MAX = 1_000
 IN_FLIGHT_MAX = 2
 """Batches on their way at once: while the server syncs one, the next is made."""
 ATTEMPT_TIMEOUT_S = 3.0
+MESSAGE_OVERHEAD_BYTES = 300
+"""Subject, batch and expectation headers."""
 
 _CONFLICT = {10071, 10164}
 _DUPLICATE_IN_BATCH = 10201
@@ -41,8 +43,7 @@ _FULL = {10023, 10028, 10047, 10077}
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("log")
 
 
-@dataclass(frozen=True, slots=True)
-class Stamped:
+class Stamped(NamedTuple):
     """One aggregate's part of an append, ready to be sent."""
 
     address: Address
@@ -50,29 +51,25 @@ class Stamped:
     pieces: tuple[Piece, ...]
 
 
-@dataclass(slots=True, eq=False)
 class Entry:
     """One append: it is stored whole or not at all."""
 
-    parts: tuple[Stamped, ...]
-    deadline: float
-    """By the loop's clock."""
-    done: "asyncio.Future[int]"
-    """Holds the seq of its last event."""
-    messages: int = 0
-    size_bytes: int = 0
-    uncertain: bool = False
-    """Sent before, and the answer was lost."""
-    keys: tuple[Address, ...] = field(default=())
+    __slots__ = ("deadline", "done", "messages", "parts", "size_bytes", "uncertain")
 
-    def __post_init__(self) -> None:
-        self.messages = sum(len(part.pieces) for part in self.parts)
-        self.size_bytes = sum(
-            len(piece.body) + len(piece.headers) + len(piece.subject) + 200
-            for part in self.parts
-            for piece in part.pieces
-        )
-        self.keys = tuple(part.address for part in self.parts)
+    def __init__(self, parts: tuple[Stamped, ...], deadline: float, done: "asyncio.Future[int]") -> None:
+        self.parts = parts
+        self.deadline = deadline
+        """By the loop's clock."""
+        self.done = done
+        """Holds the seq of its last event."""
+        self.uncertain = False
+        """Sent before, and the answer was lost."""
+        self.messages = 0
+        self.size_bytes = 0
+        for part in parts:
+            self.messages += len(part.pieces)
+            for piece in part.pieces:
+                self.size_bytes += len(piece.body) + len(piece.headers) + MESSAGE_OVERHEAD_BYTES
 
     def fail(self, error: KitError) -> None:
         if not self.done.done():
@@ -172,11 +169,9 @@ class Appender:
             if entry.done.done() or entry.deadline <= now:
                 entry.fail(Transient("the deadline passed while the append waited: nothing was appended"))
                 self._leave(entry)
-            elif any(key in seen for key in entry.keys):
-                seen.update(entry.keys)
+            elif _meets(seen, entry):
                 skipped.append(entry)
             else:
-                seen.update(entry.keys)
                 batch.append(entry)
                 messages += entry.messages
                 size += entry.size_bytes
@@ -386,6 +381,14 @@ class Appender:
             return IdReused(entry.parts[0].pieces[0].id, 0)
         part = entry.parts[0]
         return Conflict(part.address, part.expected, part.expected)
+
+
+def _meets(seen: set[Address], entry: Entry) -> bool:
+    """Return whether an aggregate of the append was seen before; from now on all of them are."""
+    before = len(seen)
+    for part in entry.parts:
+        seen.add(part.address)
+    return len(seen) != before + len(entry.parts)
 
 
 def _resolve(batch: Sequence[Entry], last_seq: int) -> None:

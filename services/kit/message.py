@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import quote
 from uuid import UUID
 
@@ -46,8 +47,7 @@ class RawMessage:
         return from_nanoseconds(self.recorded_ns)
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """One event ready to be sent: subject, header lines without the block's first line, body."""
 
     id: str
