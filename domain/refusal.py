@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from events import registry
-from events.base import Event
 from events.records import Problem
 
 TYPES_SHOWN_MAX = 40
@@ -48,7 +47,7 @@ def unknown_type(type_name: str) -> Problem:
     )
 
 
-def from_validation(error: ValidationError, event: type[Event]) -> Problem:
+def from_validation(error: ValidationError, model: type[BaseModel]) -> Problem:
     """Say the first thing that is wrong with a body, and how many more there are."""
     errors = error.errors(include_url=False)
     first = errors[0]
@@ -58,11 +57,11 @@ def from_validation(error: ValidationError, event: type[Event]) -> Problem:
     limits = [f"{name} {context[name]}" for name in _LIMITS if name in context]
     return Problem(
         code="bad_body",
-        message=cut(f"{event.type()}: {field or 'body'}: {first['msg']}", 2_000) + more,
+        message=cut(f"{model.__name__}: {field or 'body'}: {first['msg']}", 2_000) + more,
         field=cut(field or "body", 400),
         value=cut(_shown(first["type"], first["input"]), 400),
         limit=cut(", ".join(limits), 400),
-        remedy=_remedy(first["type"], event),
+        remedy=_remedy(first["type"], model),
     )
 
 
@@ -75,12 +74,12 @@ def _shown(kind: str, value: object) -> str:
     return repr(value) if isinstance(value, str) else str(value)
 
 
-def _remedy(kind: str, event: type[Event]) -> str:
-    fields = ", ".join(event.model_fields) or "none"
+def _remedy(kind: str, model: type[BaseModel]) -> str:
+    fields = ", ".join(model.model_fields) or "none"
     match kind:
         case "json_invalid" | "model_type":
             return "send a JSON object, at least {}"
         case "extra_forbidden" | "missing":
-            return cut(f"fields of {event.type()}: {fields}", 1_000)
+            return cut(f"fields of {model.__name__}: {fields}", 1_000)
         case _:
             return ""

@@ -15,7 +15,7 @@ from services.issuer.keys import ENTROPY_BYTES, KeyStore, write_secret
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a server that asks for credentials is started with; nothing in it is secret but what the creds files hold."""
+    """What a server that asks for credentials is started with; only the creds files are secret."""
 
     operator_jwt: str
     system_account: str

@@ -60,6 +60,11 @@ class Pusher:
             if turn.wanted == carrying:
                 self.owed.discard(account)
 
+    async def ensure(self, account: str) -> None:
+        """Push an account that the server does not have from us yet; raises as `push`."""
+        if account not in self.known:
+            await self.push(account)
+
     async def _send(self, account: str) -> None:
         try:
             reply = await self._system.request(CLAIMS_UPDATE, self._jwt_of(account).encode(), timeout=self._timeout_s)

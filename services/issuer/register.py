@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from events.address import Address, credential
+from events.base import Event
 from events.credential import CredentialIssued, CredentialRevoked
-from events.envelope import Recorded
 from events.ids import HUB
 
 REVOCATIONS_MAX = 6_000
@@ -32,25 +33,37 @@ class Register:
     def __init__(self) -> None:
         self._keys: defaultdict[UUID, set[UserKey]] = defaultdict(set)
         self._account: dict[UUID, str] = {}
+        self._address: dict[UUID, Address] = {}
         self._revoked: defaultdict[str, dict[str, int]] = defaultdict(dict)
 
-    def apply(self, recorded: Recorded) -> str | None:
-        """Take an event in. Returns the account whose revocations it changed."""
-        credential_id = UUID(recorded.envelope.address.id)
-        match recorded.event:
+    def apply(self, address: Address, event: Event) -> str | None:
+        """Take an event in, again if need be. Returns the account whose revocations it changed."""
+        credential_id = UUID(address.id)
+        match event:
             case CredentialIssued(public_key=str(public), expires_at=expires_at) as issued:
                 self._keys[credential_id].add(UserKey(public, expires_at))
                 self._account[credential_id] = HUB if issued.kind == "operator" else issued.projects[0]
+                self._address[credential_id] = address
+                return None
+            case CredentialIssued():
+                self._address[credential_id] = address
                 return None
             case CredentialRevoked():
-                account = self._account.pop(credential_id, None)
-                if account is None:
-                    return None
-                for key in self._keys.pop(credential_id, ()):
-                    self._revoked[account][key.public] = _second(key.expires_at)
-                return account
+                return self._revoke(credential_id)
             case _:
                 return None
+
+    def _revoke(self, credential_id: UUID) -> str | None:
+        self._address.pop(credential_id, None)
+        account = self._account.pop(credential_id, None)
+        if account is not None:
+            for key in self._keys.pop(credential_id, ()):
+                self._revoked[account][key.public] = _second(key.expires_at)
+        return account
+
+    def address_of(self, credential_id: UUID) -> Address:
+        """Where a live credential's events are; what is not live is looked for among the hub's."""
+        return self._address.get(credential_id) or credential(HUB, credential_id)
 
     def revocations(self, account: str, now: datetime) -> tuple[dict[str, int], int]:
         """Return what is still worth revoking, and how many had to be left out (those that end soonest)."""
@@ -67,6 +80,7 @@ class Register:
         ]:
             del self._keys[credential_id]
             self._account.pop(credential_id, None)
+            self._address.pop(credential_id, None)
 
     def __len__(self) -> int:
         return len(self._keys)
