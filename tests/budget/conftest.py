@@ -27,6 +27,7 @@ from services.kit.errors import Conflict
 from services.kit.log import Write
 from services.kit.settings import BusSettings
 from tests.budget.world import SHOP
+from tests.harness import eventually
 
 E = TypeVar("E", bound=Event)
 FREE = BudgetSettings(vcpu_hour_cad=Decimal(0), gib_hour_cad=Decimal(0))
@@ -80,6 +81,12 @@ class Client:
 
     async def machine(self, kind: type[E], who: UUID, slug: str = SHOP) -> E | None:
         return next(iter(await self.of(kind, address.machine(slug, who))), None)
+
+    async def hears(self, kind: type[E], who: UUID, slug: str = SHOP) -> E:
+        """Wait until this is said of a machine."""
+        found = await eventually(lambda: self.machine(kind, who, slug))
+        assert found is not None
+        return found
 
     async def account(self, node: str, slug: str = SHOP) -> Account:
         state = Account()

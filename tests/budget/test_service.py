@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from decimal import Decimal
+from uuid import UUID
 
 from domain.budget import balances
 from domain.phases import QUEUE_S
@@ -30,7 +31,7 @@ async def test_a_request_is_admitted_and_held_on_three_accounts_in_one_batch(
 ) -> None:
     await instances.start()
     who = await client.ask(request("1.5"))
-    admitted = await eventually(lambda: client.machine(MachineAdmitted, who))
+    admitted = await client.hears(MachineAdmitted, who)
     assert admitted.held[Resource.MONEY] == Decimal("1.5")
     batch = await client.all("av.*.machine.*.MachineAdmitted", "av.*.budget.*.*")
     seqs = [recorded.seq for recorded in batch]
@@ -50,16 +51,16 @@ async def test_the_whole_life_of_a_budget(client: Client, instances: Instances) 
     await eventually(lambda: client.of(BudgetAllocated, address.budget(SHOP, SHOP)))
     first = await client.ask(request("4"))
     second = await client.ask(request("3"))
-    queued = await eventually(lambda: client.machine(MachineQueued, second))
+    queued = await client.hears(MachineQueued, second)
     assert (queued.hold, queued.node, queued.available) == (Hold.BUDGET, SHOP, Decimal(1))
     await client.end(first, cost="1.25")
-    await eventually(lambda: client.machine(MachineAdmitted, second))
+    await client.hears(MachineAdmitted, second)
     await client.end(second, cost="3")
     await eventually(lambda: client.of(BudgetSettled, address.budget(SHOP, second)))
     balance = balances(await client.account(SHOP))[Resource.MONEY]
     assert (balance.allocated, balance.used, balance.reserved) == (5, Decimal("4.25"), 0)
     third = await client.ask(request("3"))
-    denied = await eventually(lambda: client.machine(MachineDenied, third))
+    denied = await client.hears(MachineDenied, third)
     assert denied.reason == "asked 3 CAD, webshop has 0.75 CAD not yet used of 5 CAD (total)"
 
 
@@ -68,7 +69,7 @@ async def test_a_top_up_lets_the_next_request_in(client: Client, instances: Inst
     await client.set_budget(SHOP, wanted("1"))
     await client.set_budget(SHOP, wanted("2"))
     who = await client.ask(request("2"))
-    await eventually(lambda: client.machine(MachineAdmitted, who))
+    await client.hears(MachineAdmitted, who)
 
 
 async def test_a_top_up_admits_who_waits(client: Client, instances: Instances) -> None:
@@ -76,9 +77,9 @@ async def test_a_top_up_admits_who_waits(client: Client, instances: Instances) -
     await client.set_budget(SHOP, wanted("2"))
     await client.ask(request("2"))
     who = await client.ask(request("2"))
-    await eventually(lambda: client.machine(MachineQueued, who))
+    await client.hears(MachineQueued, who)
     await client.set_budget(SHOP, wanted("4"))
-    await eventually(lambda: client.machine(MachineAdmitted, who))
+    await client.hears(MachineAdmitted, who)
 
 
 async def test_stopping_who_waits_ends_it_and_lets_the_next_one_pass(client: Client, instances: Instances) -> None:
@@ -86,26 +87,26 @@ async def test_stopping_who_waits_ends_it_and_lets_the_next_one_pass(client: Cli
     await client.set_budget(SHOP, wanted("5"))
     await client.ask(request("3"))
     large = await client.ask(request("4"))
-    await eventually(lambda: client.machine(MachineQueued, large))
+    await client.hears(MachineQueued, large)
     small = await client.ask(request("1"))
-    await eventually(lambda: client.machine(MachineQueued, small))
+    await client.hears(MachineQueued, small)
     await client.say(address.machine(SHOP, large), MachineStopRequested(reason="no longer wanted"))
-    ended = await eventually(lambda: client.machine(MachineEnded, large))
+    ended = await client.hears(MachineEnded, large)
     assert (ended.outcome, ended.epoch) == (Outcome.CANCELLED, 0)
-    await eventually(lambda: client.machine(MachineAdmitted, small))
+    await client.hears(MachineAdmitted, small)
 
 
 async def test_capacity_is_first_come_first_served_over_all_projects(client: Client, instances: Instances) -> None:
     await instances.start(ONE)
     running = await client.ask(request())
-    await eventually(lambda: client.machine(MachineAdmitted, running))
+    await client.hears(MachineAdmitted, running)
     waiting = [(await client.ask(request(), slug), slug) for slug in ("bakery", SHOP, "bakery", "florist")]
     for who, slug in waiting:
-        await eventually(lambda who=who, slug=slug: client.machine(MachineQueued, who, slug))
+        await client.hears(MachineQueued, who, slug)
     await client.end(running)
-    order = []
+    order: list[UUID] = []
     for who, slug in waiting:
-        await eventually(lambda who=who, slug=slug: client.machine(MachineAdmitted, who, slug))
+        await client.hears(MachineAdmitted, who, slug)
         await client.end(who, slug=slug)
         order.append(who)
     admitted = await client.all("av.*.machine.*.MachineAdmitted")
@@ -115,7 +116,7 @@ async def test_capacity_is_first_come_first_served_over_all_projects(client: Cli
 async def test_who_waits_for_a_day_expires(client: Client, instances: Instances) -> None:
     await instances.start(BudgetSettings.model_validate({**FREE.model_dump(), "machines_max": 0}))
     who = await client.ask(request())
-    await eventually(lambda: client.machine(MachineQueued, who))
+    await client.hears(MachineQueued, who)
     requested = (await client.bus.log.load(address.machine(SHOP, who))).events[0]
     scheduled = await eventually(lambda: client.bus.js.get_last_msg("TIMERS", "avt.sched.*"))
     timer = TimerFired.model_validate_json(scheduled.data or b"")
@@ -123,7 +124,7 @@ async def test_who_waits_for_a_day_expires(client: Client, instances: Instances)
     await client.say(
         address.Address(HUB, "timer", scheduled.subject.rpartition(".")[2] if scheduled.subject else ""), timer
     )
-    ended = await eventually(lambda: client.machine(MachineEnded, who))
+    ended = await client.hears(MachineEnded, who)
     assert ended.outcome is Outcome.EXPIRED
 
 
@@ -133,11 +134,11 @@ async def test_who_waited_through_a_restart_is_admitted_when_there_is_room(
     budget = await instances.start(ONE)
     first = await client.ask(request())
     second = await client.ask(request())
-    await eventually(lambda: client.machine(MachineQueued, second))
+    await client.hears(MachineQueued, second)
     await instances.stop(budget)
     await client.end(first)
     await instances.start(ONE)
-    await eventually(lambda: client.machine(MachineAdmitted, second))
+    await client.hears(MachineAdmitted, second)
 
 
 async def test_more_capacity_after_a_restart_is_used_though_nothing_else_happens(
@@ -146,10 +147,10 @@ async def test_more_capacity_after_a_restart_is_used_though_nothing_else_happens
     budget = await instances.start(ONE)
     await client.ask(request())
     second = await client.ask(request())
-    await eventually(lambda: client.machine(MachineQueued, second))
+    await client.hears(MachineQueued, second)
     await instances.stop(budget)
     await instances.start()
-    await eventually(lambda: client.machine(MachineAdmitted, second))
+    await client.hears(MachineAdmitted, second)
 
 
 async def test_it_is_well_and_says_how_many_wait(client: Client, instances: Instances) -> None:
