@@ -11,13 +11,13 @@ from services.kit.settings import ServiceSettings
 class BudgetSettings(ServiceSettings):
     """What the budget needs to know; the tariff must be the spawner's."""
 
-    machines_max: int = Field(64, ge=0, le=100_000)
+    machines_max: int = Field(default=64, ge=0, le=100_000)
     """How many machines may hold a reservation at once, over all projects."""
-    vcpu_hour_cad: Decimal = Field(Tariff().vcpu_hour_cad, ge=0, le=1_000_000, decimal_places=9)
+    vcpu_hour_cad: Decimal = Field(default=Tariff().vcpu_hour_cad, ge=0, le=1_000_000, decimal_places=9)
     """What a virtual core costs by the hour, CAD."""
-    gib_hour_cad: Decimal = Field(Tariff().gib_hour_cad, ge=0, le=1_000_000, decimal_places=9)
+    gib_hour_cad: Decimal = Field(default=Tariff().gib_hour_cad, ge=0, le=1_000_000, decimal_places=9)
     """What a GiB of memory costs by the hour, CAD."""
-    queue_look_s: float = Field(30.0, gt=0, le=3_600)
+    queue_look_s: float = Field(default=30.0, gt=0, le=3_600)
     """How often queued machines are tried though nothing was heard: a period that ends says nothing."""
 
     @property

@@ -13,9 +13,9 @@ answers_left = int(sys.argv[1])
 hear = Desk.hear
 
 
-async def hear_and_die(desk: Desk, recorded: Recorded) -> None:
+async def hear_and_die(self: Desk, recorded: Recorded) -> None:
     global answers_left  # noqa: PLW0603 # one process, one count
-    await hear(desk, recorded)
+    await hear(self, recorded)
     answers_left -= 1
     if answers_left == 0:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""The hub's own record: that it exists, when it came up and when it went down in order."""
