@@ -4,11 +4,6 @@
         snapshot = capture({"workspace": workspace, "home": home}, store, cache=cache)
         restore(snapshot.digest, scratch, store)
 
-Everything blocks; from a coroutine use `asyncio.to_thread`.
+Everything blocks; from a coroutine use `asyncio.to_thread`. Nothing is imported here that is not used at once: import
+from the modules (`snapshots.capture`, `snapshots.restore`, `snapshots.directory`, `snapshots.http`, …).
 """
-
-from snapshots.capture import Limits, Snapshot, capture
-from snapshots.directory import DirectoryChunkStore
-from snapshots.restore import restore
-from snapshots.statcache import StatCache
-from snapshots.verify import is_whole, verify, verify_restored

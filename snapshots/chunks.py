@@ -104,5 +104,7 @@ def records(body: bytes) -> Iterator[Chunk]:
         digest, codec, raw_bytes, stored_bytes = HEADER.unpack_from(body, position)
         position = start + stored_bytes
         if position > len(body) or raw_bytes > RAW_BYTES_MAX or stored_bytes > raw_bytes:
-            raise Corrupt(f"record at {start - HEADER.size}: {stored_bytes} stored of {raw_bytes} bytes, cut or too large")
+            raise Corrupt(
+                f"record at {start - HEADER.size}: {stored_bytes} stored of {raw_bytes} bytes, cut or too large"
+            )
         yield Chunk(digest, codec, raw_bytes, body[start:position])

@@ -32,15 +32,15 @@ def count_changes(store: ChunkStore, before: bytes | None, after: bytes) -> Coun
     old = read_manifest(store, before) if before else None
     for _, was, now in pairs(store, roots_of(old), roots_of(read_manifest(store, after)), whole=False):
         if was is None and now is not None:
-            counts.added += now.count
+            counts.added += now.files
         elif now is None and was is not None:
-            counts.removed += was.count
+            counts.removed += was.files
         elif was is not None and now is not None and differs(was, now):
             if DIRECTORY not in (was.kind, now.kind):
                 counts.changed += 1
             elif was.kind != now.kind:
-                counts.removed += was.count
-                counts.added += now.count
+                counts.removed += was.files
+                counts.added += now.files
     return counts
 
 
@@ -57,7 +57,7 @@ def pairs(store: ChunkStore, before: list[Entry], after: list[Entry], *, whole: 
     Args:
         whole: Descend into directories that stand on one side only as well.
     """
-    level = [(b"", before, after)]
+    level: list[tuple[bytes, list[Entry], list[Entry]]] = [(b"", before, after)]
     for _ in range(DEPTH_MAX + 1):
         below: list[Pair] = []
         for path, old, new in level:

@@ -1,16 +1,16 @@
 """The chunk store in a directory, for any number of processes of one host.
 
-    FORMAT          what this is
-    packs/          immutable pack files (see packs.py)
-    tmp/            packs that are being written
-    index.sqlite    where each chunk stands (see index.py); derived
-    lock            held while the index is rebuilt or compared with the packs
+FORMAT          what this is
+packs/          immutable pack files (see packs.py)
+tmp/            packs that are being written
+index.sqlite    where each chunk stands (see index.py); derived
+lock            held while the index is rebuilt or compared with the packs
 """
 
 import fcntl
 import os
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import groupby
@@ -27,6 +27,8 @@ from snapshots.sweep import sweep_directory
 
 FORMAT = "autovibe chunk store 1\n"
 READ_BYTES_MAX = 4 << 20
+READ_GAP_BYTES_MAX = 1 << 14
+"""Reading what nobody asked for is cheaper than another read, up to about this much."""
 LOOKUP = 4096
 
 
@@ -79,7 +81,9 @@ class DirectoryChunkStore:
             locations = self.index.locate(digests)
         if len(locations) < len(digests):
             absent = set(digests) - {location.digest for location in locations}
-            raise MissingChunk(f"{len(absent)} of {len(digests)} chunks are not in {self.path}, e.g. {min(absent).hex()}")
+            raise MissingChunk(
+                f"{len(absent)} of {len(digests)} chunks are not in {self.path}, e.g. {min(absent).hex()}"
+            )
         for _, group in groupby(locations, key=lambda location: location.pack):
             yield from self._read_pack(list(group))
 
@@ -181,7 +185,7 @@ class DirectoryChunkStore:
             index.note_boot()
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> Generator[None]:
         with disk_errors(self.path):
             fd = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
@@ -270,12 +274,12 @@ def _runs(locations: list[Location]) -> Iterator[list[Location]]:
     """Group neighbours, so that a directory's chunks cost one read."""
     run: list[Location] = []
     for location in locations:
-        if run and location.position + location.stored_bytes - run[0].position > READ_BYTES_MAX:
-            yield run
-            run = []
-        elif run and location.position - (run[-1].position + run[-1].stored_bytes) > (1 << 14):
-            yield run
-            run = []
+        if run:
+            run_end = run[-1].position + run[-1].stored_bytes
+            too_long = location.position + location.stored_bytes - run[0].position > READ_BYTES_MAX
+            if too_long or location.position - run_end > READ_GAP_BYTES_MAX:
+                yield run
+                run = []
         run.append(location)
     if run:
         yield run

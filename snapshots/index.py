@@ -8,7 +8,7 @@ which is gone, is closed by syncing before packs are removed and by comparing wi
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -101,7 +101,7 @@ class Index:
             self._db.close()
 
     @contextmanager
-    def transaction(self, *, durable: bool = False) -> Iterator[None]:
+    def transaction(self, *, durable: bool = False) -> Generator[None]:
         """Everything or nothing, one writer at a time on this host; `durable` survives a power cut as well."""
         with self._lock, self._errors():
             if durable:
@@ -219,7 +219,7 @@ class Index:
         return row[0] if row else None
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self) -> Generator[None]:
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -234,5 +234,3 @@ def _batches(digests: Collection[bytes]) -> Iterator[list[bytes]]:
     ordered = list(digests)
     for start in range(0, len(ordered), IN_LIST):
         yield ordered[start : start + IN_LIST]
-
-

@@ -4,7 +4,7 @@ import errno
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from stat import S_ISREG
 
 from snapshots.chunks import CHUNK_BYTES, digest_of, encode
@@ -32,17 +32,15 @@ class Content:
 
 @dataclass(slots=True)
 class Ingest:
-    """Hashes, asks which chunks are new, compresses those and puts them; one per batch of files."""
+    """Hashes, and a few MiB at a time asks which chunks are new, compresses those and puts them."""
 
     writer: ChunkWriter
     level: int
-    pending: dict[bytes, bytes]
+    pending: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     pending_bytes: int = 0
-    read_bytes: int = 0
 
     def add(self, raw: bytes) -> bytes:
         digest = digest_of(raw)
-        self.read_bytes += len(raw)
         if digest not in self.pending:
             self.pending[digest] = raw
             self.pending_bytes += len(raw)
@@ -53,13 +51,15 @@ class Ingest:
     def flush(self) -> None:
         if self.pending:
             new = self.writer.missing(self.pending.keys())
-            self.writer.put([encode(digest, raw, self.level) for digest, raw in self.pending.items() if digest in new])
+            if new:
+                chunks = [encode(digest, raw, self.level) for digest, raw in self.pending.items() if digest in new]
+                self.writer.put(chunks)
             self.pending = {}
             self.pending_bytes = 0
 
 
 def read_stable(
-    name: bytes, directory: int, ingest: Ingest, on_read: Callable[[int], None] = lambda attempt: None
+    name: bytes, directory: int, ingest: Ingest, on_read: Callable[[int], None] | None = None
 ) -> Content | str | None:
     """Read a file between two equal stats.
 
@@ -87,7 +87,8 @@ def read_stable(
             if not S_ISREG(before.st_mode):
                 return "changed its type while captured"
             body, read_bytes = _read(fd, before.st_size, ingest)
-            on_read(attempt)
+            if on_read is not None:
+                on_read(attempt)
             after = os.fstat(fd)
         finally:
             os.close(fd)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapshots.capture import Limits
-from snapshots.errors import HostileManifest, LimitExceeded, NotEmpty, NotFound, Refused, Transient
+from snapshots.errors import HostileManifest, NotEmpty, NotFound, Refused, Transient
 from snapshots.packs import FULL
 from snapshots.port import ChunkStore
 from snapshots.scan import OPEN_DIRECTORY
@@ -144,8 +144,7 @@ class _Restore:
             yield batch
 
     def _make(self, root_fd: int, parent: _Made, entry: Entry) -> _Made:
-        if parent.depth >= self.limits.depth_max:
-            raise LimitExceeded(f"snapshot is deeper than depth_max = {self.limits.depth_max} directories")
+        self.limits.check_depth(parent.depth + 1, parent.path)
         path = parent.path + b"/" + entry.name if parent.path else entry.name
         os.mkdir(path, 0o700, dir_fd=root_fd)
         self.files += 1  # a directory costs an inode too: without counting it, trees of trees would have no limit

@@ -26,7 +26,7 @@ def seed(roots: Mapping[str, tuple[bytes, Mapping[bytes, Entry]]]) -> dict[bytes
                     parts = list_directory(fd, full, frozenset()).parts
                 finally:
                     os.close(fd)
-                seen[full] = Seen(_settled(parts), entry.body, entry.count, entry.size)
+                seen[full] = Seen(_settled(parts), entry.body, entry.files, entry.size)
         finally:
             os.close(root_fd)
     return seen

@@ -129,7 +129,9 @@ def _remove(
         return names
     if rewritten is not None:
         (store.packs_path / rewritten.name).unlink(missing_ok=True)
-    raise Transient(f"{COMMITS_SEEN_MAX} captures in a row were committed while sweeping {store.path}; sweep again later")
+    raise Transient(
+        f"{COMMITS_SEEN_MAX} captures in a row were committed while sweeping {store.path}; sweep again later"
+    )
 
 
 def _remove_leftovers(store: "DirectoryChunkStore", before: float) -> None:

@@ -31,7 +31,7 @@ FORMAT = "autovibe-snapshot/1"
 class Entry(NamedTuple):
     """A name in a directory.
 
-    `size` is a file's bytes or a directory's files' bytes in all; `count` is the files and links below a directory.
+    `size` is a file's bytes or a directory's files' bytes in all; `files` is the files and links below a directory.
     `body` is a file's chunk digests one after the other, a directory's tree digest, or a link's target.
     """
 
@@ -39,7 +39,7 @@ class Entry(NamedTuple):
     mode: int
     mtime_ns: int
     size: int
-    count: int
+    files: int
     name: bytes
     body: bytes
 

@@ -162,5 +162,3 @@ class _Scratch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None", /
     ) -> None: ...
-
-
