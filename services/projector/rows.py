@@ -6,7 +6,7 @@ Binary rather than text: nothing has to be escaped, and the server parses neithe
 import gc
 import re
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -60,8 +60,12 @@ class Batch:
     """When the log recorded the last of them, microseconds since 2000."""
     types: set[str] = field(default_factory=set[str])
     months: set[date] = field(default_factory=set[date])
-    """First days of the months in which usage was recorded."""
+    """First days of the months in which its events were recorded."""
     rows: list[bytes] = field(default_factory=list[bytes])
+    previous: bytes = b""
+    """The chain before the last of them."""
+    month_from: int = 0
+    month_to: int = 0
     broken: str | None = None
     """Why the event after `upto` cannot be projected; None: nothing is wrong."""
 
@@ -91,6 +95,18 @@ class Unreadable(ValueError):
     """This event cannot be projected by this version."""
 
 
+def cut(messages: Sequence[RawMessage], limit: int) -> Iterator[Sequence[RawMessage]]:
+    """Cut so that no part has more than `limit` messages or, unless it is one message, BATCH_BYTES_MAX."""
+    start = size = 0
+    for index, message in enumerate(messages):
+        size += len(message.data)
+        if index > start and (index - start >= limit or size > BATCH_BYTES_MAX):
+            yield messages[start:index]
+            start, size = index, len(message.data)
+    if start < len(messages):
+        yield messages[start:]
+
+
 def prepare(messages: Iterable[RawMessage], after: int, head: bytes) -> Batch:
     """Validate, chain and lay out the messages that follow `after`.
 
@@ -118,9 +134,14 @@ def prepare(messages: Iterable[RawMessage], after: int, head: bytes) -> Batch:
     return batch
 
 
+def parse_header(message: RawMessage) -> dict[bytes, bytes]:
+    """Return the message's headers as they are on the wire."""
+    return dict(_HEADERS.findall(message.header))
+
+
 def _add(batch: Batch, message: RawMessage) -> None:
     seq, data = message.seq, message.data
-    headers = dict(_HEADERS.findall(message.header))
+    headers = parse_header(message)
     get = headers.get
     place = _place(message.subject_bytes)
     place.validate(data)
@@ -149,10 +170,11 @@ def _add(batch: Batch, message: RawMessage) -> None:
         body,
     )
     batch.rows.append(b"".join(row))
-    batch.upto, batch.hash, batch.recorded_micros = seq, made, recorded
     batch.types.add(place.type)
-    if place.type == "UsageRecorded":
-        batch.months.add(_month(recorded))
+    if not batch.month_from <= recorded < batch.month_to:
+        _enter_month(batch, recorded)
+    batch.previous, batch.hash = batch.hash, made
+    batch.upto, batch.recorded_micros = seq, recorded
 
 
 def _fired(message: RawMessage) -> dict[bytes, bytes]:
@@ -210,9 +232,14 @@ def _micros(moment: datetime) -> int:
     return since.days * 86_400_000_000 + since.seconds * 1_000_000 + since.microseconds
 
 
-def _month(micros: int) -> date:
+def _enter_month(batch: Batch, micros: int) -> None:
     at = _EPOCH + timedelta(microseconds=micros)
-    return date(at.year, at.month, 1)
+    month = date(at.year, at.month, 1)
+    batch.months.add(month)
+    following = date(month.year + month.month // 12, month.month % 12 + 1, 1)
+    batch.month_from, batch.month_to = (
+        _micros(datetime(day.year, day.month, 1, tzinfo=UTC)) for day in (month, following)
+    )
 
 
 def _uuid(text: bytes) -> bytes:

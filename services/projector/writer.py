@@ -23,8 +23,10 @@ CHANNEL: Final = "autovibe_position"
 OWNER: Final[LiteralString] = "autovibe_projector"
 LIVE: Final = "public"
 """Schema of the tables that everybody reads."""
-CONNECT_S = 10
-STATEMENT_S = 120
+CONNECT_S: Final = 10
+SILENCE_MS = 30_000
+"""A server that answers nothing at all for this long is taken for gone."""
+STATEMENT_TIMEOUT: Final[LiteralString] = "120s"
 """A batch of 5,000 takes 0.1 s; one that takes this long is stuck behind a lock."""
 MONTHS_AHEAD = 12
 
@@ -37,7 +39,7 @@ _SESSION: Final[LiteralString] = f"""
     SET jit = off;
     SET timezone = 'UTC';
     SET synchronous_commit = off;
-    SET statement_timeout = '{STATEMENT_S}s';
+    SET statement_timeout = '{STATEMENT_TIMEOUT}';
     SET idle_in_transaction_session_timeout = '60s'
 """
 # synchronous_commit off: the log is the truth. What a crash takes is projected again, and position and rows go together.
@@ -101,12 +103,18 @@ class Writer:
         self._epoch = 0
         self._months: set[date] = set()
         self._connection = psycopg.connect(
-            dsn, autocommit=True, connect_timeout=CONNECT_S, prepare_threshold=0, application_name=f"projector {schema}"
+            dsn,
+            autocommit=True,
+            prepare_threshold=0,
+            application_name=f"projector {schema}",
+            connect_timeout=CONNECT_S,
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            tcp_user_timeout=SILENCE_MS,
         )
         self._connection.execute(_SESSION, prepare=False)
-        self._connection.execute(
-            sql.SQL("SET search_path = {}").format(sql.Identifier(schema)), prepare=False
-        )
+        self._connection.execute(sql.SQL("SET search_path = {}").format(sql.Identifier(schema)), prepare=False)
 
     def __enter__(self) -> Self:
         return self
@@ -149,8 +157,7 @@ class Writer:
             with connection.pipeline():
                 connection.execute("BEGIN")
                 advanced = connection.execute(_ADVANCE, self._advance(batch))
-            if advanced.rowcount != 1:
-                raise Fenced(f"the tables of {self.schema} are no longer at seq {batch.after}, epoch {self._epoch}")
+            self._must_have_advanced(advanced.rowcount, batch)
             self._make_partitions(batch.months)
             with connection.cursor() as cursor, cursor.copy(COPY) as copy:
                 copy.write(batch.copy_data())
@@ -176,6 +183,10 @@ class Writer:
         """Take back what `halt` said."""
         self._connection.execute(_RUN, {"epoch": self._epoch})
 
+    def _must_have_advanced(self, rows: int, batch: Batch) -> None:
+        if rows != 1:
+            raise Fenced(f"the tables of {self.schema} are no longer at seq {batch.after}, epoch {self._epoch}")
+
     def _advance(self, batch: Batch) -> dict[str, object]:
         return {
             "upto": Int8(batch.upto),
@@ -191,7 +202,7 @@ class Writer:
             return
         rows = self._connection.execute(_MONTHS).fetchall()
         there = {_month_of(name) for (name,) in rows}
-        wanted = {*months, *_following(max(months), MONTHS_AHEAD)}
+        wanted = months | {later for month in months for later in _following(month, MONTHS_AHEAD)}
         for month in sorted(wanted - there):
             self._make_partition(month)
         self._months = there | wanted

@@ -32,6 +32,16 @@ def words(values: Iterable[str]) -> LiteralString:
     return cast("LiteralString", ", ".join(f"'{value}'" for value in listed))
 
 
+def rows(values: Iterable[str]) -> LiteralString:
+    """Return `('a'), ('b')` for VALUES."""
+    return ", ".join(f"({words([value])})" for value in values)
+
+
+def case(pairs: Iterable[tuple[str, str]]) -> LiteralString:
+    """Return the WHENs of a CASE."""
+    return " ".join([f"WHEN {words([key])} THEN {words([value])}" for key, value in pairs])
+
+
 def last(expression: LiteralString, *types: LiteralString) -> LiteralString:
     """Return the aggregate that gives the expression's value in the last event of these types in which it has one."""
     return _picked(expression, "DESC", types)

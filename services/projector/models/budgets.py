@@ -3,15 +3,13 @@
 A resolution names only its reservation, so what it gives back is looked up among the reservations.
 """
 
-from typing import Final, LiteralString, cast
+from typing import Final, LiteralString
 
 from events.budget import UNIT_OF
-from services.projector.models.base import RANGE, Model, last
+from services.projector.models.base import RANGE, Model, case, last
 
 _RESERVATION_TYPES: Final = ("BudgetReserved", "BudgetSettled", "BudgetReleased")
-_UNITS: Final[LiteralString] = cast(
-    "LiteralString", " ".join(f"WHEN '{resource.value}' THEN '{unit.value}'" for resource, unit in UNIT_OF.items())
-)
+_UNITS: Final = case(UNIT_OF.items())
 _SCOPE: Final[LiteralString] = """CASE
                WHEN e.aggregate_id <> e.project THEN 'machine'
                WHEN e.project = '_hub' THEN 'hub'

@@ -13,6 +13,8 @@ _TYPES: Final = (
     "CheckpointPurged",
 )
 
+_VERDICT: Final[LiteralString] = "CASE type WHEN 'CheckpointVerified' THEN 'verified' ELSE 'corrupt' END"
+
 _FOLD: Final[LiteralString] = f"""
 WITH {counted("checkpoints", "e.aggregate_uuid", "CheckpointTaken", _TYPES)},
 folded AS (
@@ -21,7 +23,7 @@ folded AS (
            {last("body", "CheckpointTaken")} AS taken,
            {last("project_uuid", "CheckpointTaken")} AS project_uuid,
            {last("recorded_at", "CheckpointTaken")} AS created_at,
-           {last("CASE type WHEN 'CheckpointVerified' THEN 'verified' ELSE 'corrupt' END", "CheckpointVerified", "CheckpointCorrupted")} AS verdict,
+           {last(_VERDICT, "CheckpointVerified", "CheckpointCorrupted")} AS verdict,
            {last("recorded_at", "CheckpointVerified", "CheckpointCorrupted")} AS verified_at,
            {last("type = 'CheckpointPinned'", "CheckpointPinned", "CheckpointUnpinned")} AS pinned,
            {last("recorded_at", "CheckpointPurged")} AS purged_at,

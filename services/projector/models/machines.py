@@ -4,12 +4,12 @@ Which phase an event puts a machine in is said by the event classes, which statu
 CASEs are made from both.
 """
 
-from typing import Final, LiteralString, cast
+from typing import Final, LiteralString
 
 from events.machine import MachineEvent
 from events.registry import EVENTS
 from events.words import STATUS_OF_PHASE, Hold
-from services.projector.models.base import Model, counted, first, last, words
+from services.projector.models.base import Model, case, counted, first, last, rows, words
 
 _PHASES: Final = {
     name: event.phase.value
@@ -19,16 +19,14 @@ _PHASES: Final = {
 _TYPES: Final = (*(name for name, event in EVENTS.items() if issubclass(event, MachineEvent)), "CheckpointTaken")
 
 
-def _case(mapping: dict[str, str]) -> LiteralString:
-    return cast("LiteralString", " ".join(f"WHEN '{key}' THEN '{value}'" for key, value in mapping.items()))
-
-
-_PHASE: Final[LiteralString] = f"CASE type {_case(_PHASES)} END"
-_STATUS: Final[LiteralString] = _case({phase.value: status.value for phase, status in STATUS_OF_PHASE.items()})
-_HOLDS: Final[LiteralString] = cast("LiteralString", ", ".join(f"('{hold.value}')" for hold in Hold))
+_PHASE: Final[LiteralString] = f"CASE type {case(_PHASES.items())} END"
+_STATUS: Final = case(STATUS_OF_PHASE.items())
+_HOLDS: Final = rows(Hold)
 _KEY: Final[LiteralString] = (
     "CASE e.type WHEN 'CheckpointTaken' THEN (e.body->>'machine_id')::uuid ELSE e.aggregate_uuid END"
 )
+
+_ERROR: Final[LiteralString] = "CASE body->>'outcome' WHEN 'succeeded' THEN '' ELSE COALESCE(body->>'reason', '') END"
 
 _FOLD: Final[LiteralString] = f"""
 WITH {counted("intelligent_machines", _KEY, "MachineRequested", _TYPES)},
@@ -51,7 +49,7 @@ folded AS (
            {last("body->>'message'", "MachineProgressed")} AS progress,
            {last("(body->>'percent')::integer", "MachineProgressed")} AS percent,
            -- Empty: it went well after all.
-           {last("CASE body->>'outcome' WHEN 'succeeded' THEN '' ELSE COALESCE(body->>'reason', '') END", "MachineDenied", "MachineEnded", "MachineQuarantined")} AS error,
+           {last(_ERROR, "MachineDenied", "MachineEnded", "MachineQuarantined")} AS error,
            {last("recorded_at", "MachineEnded", "MachineDenied")} AS terminated_at,
            (array_agg(recorded_at ORDER BY seq DESC))[1] AS updated_at,
            max(seq) AS last_seq

@@ -6,6 +6,9 @@ from services.projector.models.base import Model, counted, last
 
 _TYPES: Final = ("ProjectCreated", "ProjectUpdated", "ProjectArchived", "ProjectAdvanced")
 
+_STATUS: Final[LiteralString] = "CASE type WHEN 'ProjectArchived' THEN 'archived' ELSE body->>'status' END"
+_CURRENT: Final[LiteralString] = "COALESCE(body->>'checkpoint_id', body->>'current_checkpoint_id')::uuid"
+
 _FOLD: Final[LiteralString] = f"""
 WITH {counted("projects", "e.project_uuid", "ProjectCreated", _TYPES)},
 folded AS (
@@ -15,11 +18,11 @@ folded AS (
            {last("body", "ProjectCreated")} AS created,
            {last("body->>'description'", "ProjectUpdated")} AS description,
            {last("(body->>'greediness')::numeric", "ProjectUpdated")} AS greediness,
-           {last("CASE type WHEN 'ProjectArchived' THEN 'archived' ELSE body->>'status' END", "ProjectUpdated", "ProjectArchived")} AS status,
+           {last(_STATUS, "ProjectUpdated", "ProjectArchived")} AS status,
            {last("body->'checkpoint_policy'", "ProjectUpdated")} AS checkpoint_policy,
            {last("body->'metadata'", "ProjectUpdated")} AS metadata,
            (array_agg((body->>'checkpoint_id')::uuid ORDER BY seq) FILTER (WHERE type = 'ProjectAdvanced'))[1] AS initial,
-           {last("COALESCE(body->>'checkpoint_id', body->>'current_checkpoint_id')::uuid", "ProjectAdvanced", "ProjectUpdated")} AS current,
+           {last(_CURRENT, "ProjectAdvanced", "ProjectUpdated")} AS current,
            min(recorded_at) FILTER (WHERE type = 'ProjectCreated') AS created_at,
            (array_agg(recorded_at ORDER BY seq DESC))[1] AS updated_at,
            max(seq) AS last_seq

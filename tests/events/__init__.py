@@ -1,0 +1,1 @@
+"""The contract: every event loads for ever, is frozen, bounded, documented, and means what it says."""
