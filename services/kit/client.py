@@ -5,9 +5,11 @@ and decodes subjects as UTF-8. The server allows both in subjects, so one publis
 makes it reconnect for ever. Here lines are split as the server splits them and odd bytes are escaped.
 """
 
+import asyncio
 import json
 import random
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import structlog
@@ -15,6 +17,8 @@ from nats.aio.client import Client, Server
 from nats.aio.msg import Msg
 from nats.errors import Error, ProtocolError
 from nats.protocol.parser import Parser
+
+from services.kit.creds import Credentials
 
 RECONNECT_DELAY_MAX_S = 1.0
 PENDING_BYTES_MAX = 16 * 1024 * 1024
@@ -97,24 +101,41 @@ class SturdyClient(Client):
         self._ps = WireParser(self)
         self.raw_handlers: dict[int, RawHandler] = {}
         self.on_disconnect: list[Callable[[], None]] = []
+        self.last_trouble = ""
 
-    async def open(self, servers: list[str], *, name: str, creds: str | None, inbox_prefix: str) -> None:
+    async def open(self, servers: list[str], *, name: str, creds: Path | None, inbox_prefix: str) -> None:
+        """Connect once; from then on the connection is renewed for ever.
+
+        Raises:
+            nats.errors.Error, OSError: No server took us; make a new client and try again.
+        """
+        credentials = Credentials(creds) if creds else None
+        if credentials is not None:
+            credentials.read()
         await self.connect(
             servers,
             name=name,
-            user_credentials=creds,
+            signature_cb=credentials.sign if credentials else None,
+            user_jwt_cb=credentials.jwt if credentials else None,
             inbox_prefix=inbox_prefix,
-            max_reconnect_attempts=-1,
+            max_reconnect_attempts=1,
             connect_timeout=2,
-            reconnect_time_wait=0,
+            reconnect_time_wait=0.05,
             reconnect_to_server_handler=_pick,
             ping_interval=10,
             max_outstanding_pings=2,
             pending_size=PENDING_BYTES_MAX,
-            error_cb=_report,
+            error_cb=self._trouble,
             disconnected_cb=self._lost,
             reconnected_cb=_regained,
         )
+        self.options["max_reconnect_attempts"] = -1
+
+    async def close(self) -> None:
+        """Close, in whatever state the connection is; nats-py fails where it is lost and something waits to be sent."""
+        if not self.is_connected:
+            self._pending, self._pending_data_size = [], 0
+        await super().close()
 
     async def subscribe_raw(self, subject: str, handler: RawHandler) -> int:
         """Have `handler` called for every message on `subject`; it survives reconnects. Returns its id."""
@@ -174,14 +195,25 @@ class SturdyClient(Client):
         error = Error(f"nats: {err_msg.strip(chr(39))}")
         self._err = error
         if "permissions violation" in err_msg:
-            await _report(error)
+            await self._trouble(error)
         else:
             await self._process_op_err(error)
 
     async def _process_op_err(self, e: Exception) -> None:
         if not (self.is_closed or self.is_reconnecting):
-            await _report(e)
+            await self._trouble(e)
         await super()._process_op_err(e)
+
+    async def _attempt_reconnect(self) -> None:
+        """Try for ever; nats-py gives up silently at an error that it does not expect."""
+        while True:
+            try:
+                await super()._attempt_reconnect()
+            except Exception:  # the edge: without this task the connection would be gone for good
+                _log.exception("bus.reconnect_failed")
+                await asyncio.sleep(RECONNECT_DELAY_MAX_S)
+            else:
+                return
 
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Mapping[str, str] | None
@@ -195,6 +227,13 @@ class SturdyClient(Client):
             _sid=sid,
         )
 
+    async def _trouble(self, error: Exception) -> None:
+        self.last_trouble = str(error) or type(error).__name__
+        if isinstance(error, OSError):
+            _log.debug("bus.unreachable", error=self.last_trouble)
+        else:
+            _log.warning("bus.troubled", error=self.last_trouble)
+
     async def _lost(self) -> None:
         for callback in self.on_disconnect:
             callback()
@@ -206,13 +245,6 @@ def _pick(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
     if server.reconnects == 0:
         return server, 0.0
     return server, random.uniform(0.02, min(RECONNECT_DELAY_MAX_S, 0.02 * 2 ** min(server.reconnects, 10)))  # noqa: S311
-
-
-async def _report(error: Exception) -> None:
-    if isinstance(error, OSError):
-        _log.debug("bus.unreachable", error=str(error))
-    else:
-        _log.warning("bus.troubled", error=str(error) or type(error).__name__)
 
 
 async def _regained() -> None:
