@@ -1,0 +1,5 @@
+"""`python -m cli` is `autovibe`."""
+
+from cli.main import main
+
+main()

@@ -1,0 +1,111 @@
+"""`autovibe machine …`"""
+
+from typing import Annotated
+
+import typer
+
+from cli import console, watch
+from cli.framing import AsJson, Limit, framed, group
+from cli.hub import connect, segment
+from cli.printing import line_of_output
+
+app = group("machine", "Machines: what runs, what ran, what it printed.")
+
+Machine = Annotated[str, typer.Argument(help="A machine's id, or a unique prefix of it.", show_default=False)]
+
+
+@app.command("ls")
+@framed
+def list_(
+    project: Annotated[str | None, typer.Option("--project", "-p", help="Only of this project.")] = None,
+    status: Annotated[
+        str | None, typer.Option(help="spawning, active, working, checkpointing, parked, terminated.")
+    ] = None,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List machines, newest first."""
+    items = connect().pages("/api/v1/machines", limit, project=project, status=status)
+    if as_json:
+        for item in items:
+            console.emit(item)
+        return
+    rows = (
+        (
+            m["uuid"],
+            m["project"],
+            m["machine_type"],
+            m["phase"],
+            m["outcome"],
+            m["checkpoint_count"],
+            m["original_prompt"],
+        )
+        for m in items
+    )
+    console.table(
+        ("MACHINE", "PROJECT", "TYPE", "PHASE", "OUTCOME", "CHECKPOINTS", "GOAL"),
+        ((*row[:-1], console.first_line(row[-1], 48)) for row in rows),
+    )
+
+
+@app.command()
+@framed
+def show(machine: Machine, as_json: AsJson = False) -> None:
+    """Show one machine: where it is, what it used, how it ended."""
+    found = connect().get(f"/api/v1/machines/{segment(machine)}")
+    if as_json:
+        console.emit(found)
+        return
+    for field in (
+        "uuid", "project", "machine_type", "status", "phase", "outcome", "error_message", "epoch", "hypervisor", "node",
+        "vm_id", "parent_checkpoint_uuid", "last_checkpoint_uuid", "checkpoint_count", "current_progress", "holds",
+        "resource_constraints", "resource_usage", "file_modifications", "spawned_at", "terminated_at", "original_prompt",
+    ):  # fmt: skip
+        value = found[field]
+        if value not in (None, "", [], {}):
+            console.say(f"{field:<24}{console.printable(str(value))}")
+
+
+@app.command()
+@framed
+def logs(
+    machine: Machine,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the machine ends.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print what a machine printed."""
+    hub = connect()
+    found = hub.get(f"/api/v1/machines/{segment(machine)}")
+    for line in watch.output(hub, found["uuid"], follow=follow):
+        if as_json:
+            console.emit(line)
+        else:
+            console.say(line_of_output(line))
+
+
+@app.command()
+@framed
+def stop(machine: Machine, reason: Annotated[str, typer.Option()] = "", as_json: AsJson = False) -> None:
+    """End a machine, whatever it is doing; it is sealed in a final checkpoint first."""
+    answer = connect().post(f"/api/v1/machines/{segment(machine)}/stop", {"reason": reason})
+    if as_json:
+        console.emit(answer)
+    else:
+        console.say(f"machine {answer['uuid']} was asked to stop, event {answer['seq']}")
+
+
+@app.command()
+@framed
+def restore(
+    machine: Machine,
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint to go on from.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Make a live machine go on from another checkpoint; a safety checkpoint is taken first."""
+    hub = connect()
+    target = hub.get(f"/api/v1/checkpoints/{segment(checkpoint)}")
+    answer = hub.post(f"/api/v1/machines/{segment(machine)}/restore", {"checkpoint_id": target["uuid"]})
+    if as_json:
+        console.emit(answer)
+    else:
+        console.say(f"machine {answer['uuid']} goes on from {target['uuid']}, event {answer['seq']}")

@@ -1,0 +1,112 @@
+"""How machines, events and checkpoints look to people; shared by the commands that follow a run."""
+
+import sys
+from collections.abc import Callable
+
+from cli import console
+from cli.hub import Json
+
+PHASE_OF_TYPE = {
+    "MachineRequested": "requested",
+    "MachineAdmitted": "admitted",
+    "MachineQueued": "queued",
+    "MachineDenied": "denied",
+    "MachineProvisioningStarted": "provisioning",
+    "MachineBooted": "starting",
+    "MachineBecameReady": "ready",
+    "MachineWorkStarted": "working",
+    "MachineDrainingStarted": "draining",
+    "MachineSealingStarted": "sealing",
+    "MachineParked": "parked",
+    "MachineContactLost": "unreachable",
+    "MachineRecoveryStarted": "recovering",
+    "MachineEndingStarted": "ending",
+    "MachineStopRequested": "stop requested",
+    "MachineRestoreRequested": "restore requested",
+}
+
+
+def line_of_output(line: Json) -> str:
+    """One line that a machine printed; stderr is red, what the agent says is dim."""
+    text = console.printable(str(line["t"]))
+    match line["s"]:
+        case "stderr":
+            return console.paint(text, console.RED)
+        case "agent":
+            return console.paint(f"[agent] {text}", console.DIM)
+        case _:
+            return text
+
+
+def line_of_event(event: Json) -> str:
+    """One event: when, where, what, and the part of its body that tells the story."""
+    when = str(event["recorded_at"])[11:23]
+    told = console.printable(_told(event["type"], event["body"]))
+    name = console.paint(f"{event['type']:<28}", console.BOLD)
+    return f"{event['seq']:>7}  {when}  {event['project']:<14} {name} {told}".rstrip()
+
+
+def note_of_event(event: Json) -> str | None:
+    """What a follower of a machine is told of an event; None: nothing."""
+    body = event["body"]
+    if event["type"] in PHASE_OF_TYPE:
+        told = _told(event["type"], body)
+        return f"{PHASE_OF_TYPE[event['type']]}{': ' + console.printable(told) if told else ''}"
+    match event["type"]:
+        case "MachineProgressed":
+            return console.printable(f"progress: {body['message']}")
+        case "CheckpointTaken":
+            return f"checkpoint {event['aggregate_id']} ({body['creation_context']}, {changes(body)})"
+        case "CheckpointFailed":
+            return console.printable(f"checkpoint {event['aggregate_id']} failed: {body['reason']}")
+        case _:
+            return None
+
+
+def note(text: str) -> None:
+    """Say something about the machine beside its output."""
+    console.note(console.paint(f"· {text}", console.DIM, sys.stderr))
+
+
+def changes(body: Json) -> str:
+    """`+2 ~1 -0`: files added, changed, removed since the parent."""
+    return f"+{body.get('added', 0)} ~{body.get('changed', 0)} -{body.get('removed', 0)}"
+
+
+def _told(type_name: str, body: Json) -> str:
+    teller = TELLERS.get(type_name)
+    return teller(body) if teller else console.first_line(body.get("reason") or body.get("message"), 80)
+
+
+def _denied(body: Json) -> str:
+    return f"{body['node']} has {body['available']} {body['unit']} of {body['resource']}, asked {body['asked']}"
+
+
+def _lines(body: Json) -> str:
+    return ", ".join(f"{line['amount']} {line['resource']}" for line in body["lines"])
+
+
+def _allocated(body: Json) -> str:
+    return f"{body['amount']} {body['unit']} {body['period']}"
+
+
+TELLERS: dict[str, Callable[[Json], str]] = {
+    "MachineRequested": lambda body: console.first_line(body["goal"], 60),
+    "MachineDenied": _denied,
+    "MachineQueued": lambda body: f"{body['hold']} at {body['node']}",
+    "MachineAdmitted": lambda body: "holds " + ", ".join(f"{amount} {name}" for name, amount in body["held"].items()),
+    "MachineProvisioningStarted": lambda body: (
+        f"epoch {body['epoch']} on {body['hypervisor']} from {body['from_checkpoint_id']}"
+    ),
+    "MachineBecameReady": lambda body: f"restored in {body.get('restore_ms', 0)} ms",
+    "MachineEnded": lambda body: body["outcome"] + (f", exit code {body['exit_code']}" if "exit_code" in body else ""),
+    "CheckpointTaken": lambda body: f"{body['checkpoint_type']} {body['file_count']} files {changes(body)}",
+    "UsageRecorded": lambda body: (
+        f"{body['amount']} {body['unit']} {body['resource_type']}, {console.money(body['cost_cad'])}"
+    ),
+    "BudgetAllocated": _allocated,
+    "BudgetRequested": _allocated,
+    "BudgetReserved": _lines,
+    "BudgetSettled": _lines,
+}
+"""What of an event's body tells its story in a line."""

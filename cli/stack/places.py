@@ -1,0 +1,24 @@
+"""Where the parts of a running stack are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where everything is once it runs."""
+
+    nats_url: str
+    nats_creds: Path | None
+    nats_system_creds: Path | None
+    keys: Path
+    database_url: str
+    """As the owner of the tables."""
+    database_admin_url: str
+    """As whoever may make roles; for migrations only."""
+    database_reader_url: str
+    store: Path
+    machines: Path
+    host: str
+    http_port: int
+    store_port: int

@@ -1,0 +1,108 @@
+"""Every service as tasks of this process, each on a connection of its own, in the order in which they need each other."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+
+import structlog
+
+from cli.exits import CliError, Exit
+from cli.stack.places import Places
+from hypervisors.local.driver import LocalHypervisor, LocalSettings
+from hypervisors.port import Hypervisor
+from services.budget import app as budget
+from services.checkpointer import app as checkpointer
+from services.hub import app as hub
+from services.intake import app as intake
+from services.issuer import app as issuer
+from services.kit.bus import Bus, BusSettings
+from services.kit.credentials import IssuerClient
+from services.kit.service import Service
+from services.projector import app as projector
+from services.query import app as query
+from services.spawner import app as spawner
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("stack")
+
+Make = Callable[[Bus], Service]
+
+
+@asynccontextmanager
+async def running(places: Places) -> AsyncGenerator[list[Service]]:
+    """Start all services and stop them in the opposite order.
+
+    Raises:
+        CliError: Machines cannot be isolated on this host.
+    """
+    async with AsyncExitStack() as stack:
+        hypervisor = await _hypervisor(stack, places)
+        started: list[Service] = []
+        for name, make in (await _services(stack, places, hypervisor)).items():
+            bus = await stack.enter_async_context(_bus(places, f"autovibe {name}"))
+            started.append(await stack.enter_async_context(make(bus)))
+            _log.info("service.started", name=name)
+        yield started
+
+
+async def _services(stack: AsyncExitStack, places: Places, hypervisor: Hypervisor) -> dict[str, Make]:
+    """Return how each service is made, in the order in which they start."""
+    tariff = budget.BudgetSettings(**_common(places))
+    system = await stack.enter_async_context(
+        Bus.connect(
+            BusSettings(nats_url=places.nats_url, nats_creds=places.nats_system_creds), name="autovibe issuer system"
+        )
+    )
+    return {
+        "issuer": lambda bus: issuer.create_app(
+            bus, system.nc, issuer.IssuerSettings(issuer_keys=places.keys, **_common(places))
+        ),
+        "hub": lambda bus: hub.create_app(bus, hub.HubSettings(**_common(places))),
+        "intake": lambda bus: intake.create_app(bus, intake.IntakeSettings(**_common(places))),
+        "budget": lambda bus: budget.create_app(bus, tariff),
+        "checkpointer": lambda bus: checkpointer.create_app(
+            bus,
+            checkpointer.CheckpointerSettings(
+                store=str(places.store), store_host=places.host, store_port=places.store_port, **_common(places)
+            ),
+        ),
+        "spawner": lambda bus: spawner.create_app(
+            bus,
+            spawner.SpawnerSettings(store=str(places.store), **_common(places)),
+            hypervisor,
+            IssuerClient(bus.nc),
+            tariff.tariff,
+        ),
+        "projector": lambda bus: projector.create_app(
+            bus, projector.ProjectorSettings(database_url=places.database_url, **_common(places))
+        ),
+        "query": lambda bus: query.create_app(
+            bus,
+            query.QuerySettings(
+                database_url=places.database_reader_url,
+                store=str(places.store),
+                http_host=places.host,
+                http_port=places.http_port,
+                **_common(places),
+            ),
+        ),
+    }
+
+
+def _common(places: Places) -> dict[str, object]:
+    return {"nats_url": places.nats_url, "nats_creds": places.nats_creds}
+
+
+def _bus(places: Places, name: str) -> AbstractAsyncContextManager[Bus]:
+    return Bus.connect(BusSettings(nats_url=places.nats_url, nats_creds=places.nats_creds), name=name)
+
+
+async def _hypervisor(stack: AsyncExitStack, places: Places) -> Hypervisor:
+    """Return this host's hypervisor, proved; machines that could not be isolated are not started at all."""
+    driver = await stack.enter_async_context(LocalHypervisor(LocalSettings(data=places.machines)))
+    tested = await driver.self_test()
+    if not tested.ok:
+        raise CliError(
+            Exit.FAILED,
+            f"the sandbox is not safe on this host: {'; '.join(tested.problems)}",
+            remedy="autovibe doctor says what is missing",
+        )
+    return driver

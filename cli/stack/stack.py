@@ -1,0 +1,164 @@
+"""The whole hub in one process tree: nats-server, PostgreSQL and every service as tasks of this process.
+
+The same `create_app` of each service runs alone in its container; nothing here decides anything. Whatever this process
+started ends with it, also by `kill -9`; whatever was acknowledged is in the data directory.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from psycopg.conninfo import make_conninfo
+
+from cli.context import Context
+from cli.exits import CliError, Exit
+from cli.stack import access, services
+from cli.stack.nats import EmbeddedNats, NatsConfig, OperatorMode
+from cli.stack.places import Places
+from cli.stack.postgres import EmbeddedPostgres
+from cli.stack.supervision import keep_running
+from events.fresh import now
+from schema import migrations
+from services.issuer.bootstrap import Prepared, prepare
+from services.issuer.keys import KeyStore
+from services.kit import topology
+from services.kit.bus import Bus, BusSettings
+
+DATABASE = "autovibe"
+STORE_READY_S = 60.0
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("stack")
+
+
+@dataclass(frozen=True, slots=True)
+class StackOptions:
+    """What is started, and where."""
+
+    data: Path
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    """0: any free one; as for the others."""
+    store_port: int = 8001
+    nats_port: int = 4222
+    nats_url: str | None = None
+    """A server that is already there, instead of an embedded one."""
+    nats_creds: Path | None = None
+    """Credentials in its account HUB."""
+    nats_system_creds: Path | None = None
+    keys: Path | None = None
+    """Directory with the operator's and the accounts' keys; the data directory's own without it."""
+    database_url: str | None = None
+    """A database that is already there; its user must be able to create roles."""
+
+
+@asynccontextmanager
+async def running(options: StackOptions) -> AsyncGenerator[Context]:
+    """Start everything in order, yield how to reach it, stop everything in the opposite order.
+
+    Raises:
+        CliError: A port is taken, the sandbox is unsafe on this host, or a server did not come up.
+    """
+    options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    async with AsyncExitStack() as stack:
+        places = await _servers(stack, options)
+        await _prepare(places)
+        await stack.enter_async_context(services.running(places))
+        context = await access.context(places, options.data)
+        yield context
+
+
+async def _servers(stack: AsyncExitStack, options: StackOptions) -> Places:
+    """Start what is embedded, both at once: each takes as long as its recovery."""
+    keys = options.keys or options.data / "keys"
+    prepared = prepare(KeyStore(keys), options.data / "creds", resolver=options.data / "nats" / "accounts", at=now())
+    nats_url, database_url = await asyncio.gather(
+        _nats(stack, options, prepared) if options.nats_url is None else _given(options.nats_url),
+        _postgres(stack, options) if options.database_url is None else _given(options.database_url),
+    )
+    return Places(
+        nats_url=nats_url,
+        nats_creds=prepared.hub_creds if options.nats_url is None else options.nats_creds,
+        nats_system_creds=prepared.system_creds if options.nats_url is None else options.nats_system_creds,
+        keys=keys,
+        database_url=_as_role(database_url, migrations.OWNER, embedded=options.database_url is None),
+        database_admin_url=database_url,
+        database_reader_url=_as_role(database_url, migrations.READER, embedded=options.database_url is None),
+        store=options.data / "store",
+        machines=options.data,
+        host=options.host,
+        http_port=_port(options.host, options.http_port, "--port"),
+        store_port=_port(options.host, options.store_port, "--store-port"),
+    )
+
+
+async def _nats(stack: AsyncExitStack, options: StackOptions, prepared: Prepared) -> str:
+    port = _port(options.host, options.nats_port, "--nats-port")
+    operator = OperatorMode(prepared.operator_jwt, prepared.system_account, prepared.resolver, preload=prepared.preload)
+    server = EmbeddedNats(options.data / "nats", NatsConfig(host=options.host, port=port, operator=operator))
+    await stack.enter_async_context(server)
+    await stack.enter_async_context(keep_running("nats-server", server, answers=_stores(server, prepared)))
+    return server.url
+
+
+async def _postgres(stack: AsyncExitStack, options: StackOptions) -> str:
+    server = EmbeddedPostgres(options.data / "postgres")
+    await stack.enter_async_context(server)
+    await server.create_database(DATABASE)
+    await stack.enter_async_context(keep_running("postgres", server))
+    return server.dsn(DATABASE)
+
+
+async def _given(url: str) -> str:
+    return url
+
+
+def _as_role(url: str, role: str, *, embedded: bool) -> str:
+    """Return the connection string with which a session has only this role's rights from its first statement on.
+
+    The embedded server lets every role in by its socket. Elsewhere the roles have no password that we know, so the
+    session puts the role on itself: right for our own statements, and no wall against anybody else's.
+    """
+    return make_conninfo(url, user=role) if embedded else make_conninfo(url, options=f"-c role={role}")
+
+
+def _stores(server: EmbeddedNats, prepared: Prepared) -> Callable[[], Awaitable[bool]]:
+    """Return a check whether the server still stores: after a full disk only a restart makes it."""
+
+    async def check() -> bool:
+        settings = BusSettings(nats_url=server.url, nats_creds=prepared.hub_creds)
+        async with Bus.connect(settings, name="stack-watch") as bus:
+            return not await services.stuck(bus)
+
+    return check
+
+
+async def _prepare(places: Places) -> None:
+    """Bring tables and streams to what this version needs."""
+    await asyncio.to_thread(migrations.apply, places.database_admin_url)
+    settings = BusSettings(nats_url=places.nats_url, nats_creds=places.nats_creds)
+    async with Bus.connect(settings, name="migrate") as bus:
+        for line in await topology.apply(bus):
+            _log.info("topology.changed", what=line)
+
+
+def _port(host: str, port: int, option: str) -> int:
+    """Return the port, or a free one for 0.
+
+    Raises:
+        CliError: Somebody else listens there.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise CliError(
+                Exit.FAILED,
+                f"{host}:{port} cannot be listened on: {error.strerror}",
+                remedy=f"{option} 0 takes a free one",
+            ) from error
+        return int(probe.getsockname()[1])
