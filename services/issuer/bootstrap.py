@@ -4,13 +4,15 @@ import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from events.words import Role
 from services.issuer import accounts
 from services.issuer.jwt import Key, KeyKind, Permissions, creds_text, operator_jwt, user_jwt
 from services.issuer.keys import ENTROPY_BYTES, KeyStore, write_secret
+
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def prepare(keys: KeyStore, directory: Path, *, resolver: Path, at: datetime) ->
     return Prepared(
         operator_jwt=operator_jwt(operator, name="autovibe", system_account=system, at=at),
         system_account=system,
-        preload=_preload(keys, resolver, at),
+        preload=_preload(keys, at),
         resolver=resolver,
         hub_creds=hub_creds,
         system_creds=system_creds,
@@ -69,16 +71,14 @@ def prepare(keys: KeyStore, directory: Path, *, resolver: Path, at: datetime) ->
     )
 
 
-def _preload(keys: KeyStore, resolver: Path, at: datetime) -> dict[str, str]:
+def _preload(keys: KeyStore, at: datetime) -> dict[str, str]:
     operator, system, hub, operators = keys.operator(), keys.system(), keys.hub(), keys.operators()
-    preload = {
+    return {
         system.public: accounts.system_jwt(operator, system.public, at=at),
         hub.public: accounts.hub_jwt(operator, hub.public, at=at),
+        # A preload that is newer than what the server was given replaces it, and only that holds the revocations.
+        operators.public: accounts.operator_account_jwt(operator, operators.public, hub=hub.public, at=LONG_AGO),
     }
-    # A newer preload replaces what the server holds, and the operators' revocations are only in what it holds.
-    if not (resolver / f"{operators.public}.jwt").exists():
-        preload[operators.public] = accounts.operator_account_jwt(operator, operators.public, hub=hub.public, at=at)
-    return preload
 
 
 def _first_user(directory: Path, name: str, account: Key, permissions: Permissions, at: datetime) -> Path:

@@ -1,0 +1,198 @@
+"""Credentials end: by revocation within a second, by their time, and for good, whoever is killed."""
+
+import asyncio
+import hashlib
+import json
+import time
+from uuid import UUID, uuid4
+
+import pytest
+
+from events.address import credential
+from events.credential import CredentialIssued, CredentialRevoked
+from events.ids import HUB
+from events.words import Role
+from services.kit.apikeys import ApiKeys
+from services.kit.credentials import CredentialsRefused
+from tests.harness import eventually
+from tests.security.conftest import Hub
+
+REVOKED_WITHIN_S = 1.0
+
+
+async def test_a_revoked_client_is_cut_within_a_second_and_stays_out_after_kill_9_of_the_server(hub: Hub) -> None:
+    ann, credential_id = await hub.client("webshop")
+    bob, _ = await hub.client("webshop", name="bob")
+    began = time.monotonic()
+    await hub.ask_credential(hub.bus.nc, credential_id, "CredentialRevokeRequested", reason="lost laptop")
+    await eventually(lambda: not ann.nc.is_connected)
+    assert time.monotonic() - began < REVOKED_WITHIN_S
+    assert await hub.refuses(ann.creds)
+    assert bob.nc.is_connected
+    await bob.nc.close()
+    hub.server.kill()
+    await hub.server.start()
+    assert await hub.refuses(ann.creds)
+    assert not await hub.refuses(bob.creds)
+
+
+async def test_a_machines_credentials_end_with_its_epoch_and_those_of_the_next_do_not(hub: Hub) -> None:
+    machine_id = uuid4()
+    first = await hub.machine("webshop", machine_id, epoch=1)
+    second = await hub.machine("webshop", machine_id, epoch=2)
+    began = time.monotonic()
+    await hub.credentials.revoke("webshop", machine_id, 1, "fenced")
+    await eventually(lambda: not first.nc.is_connected)
+    assert time.monotonic() - began < REVOKED_WITHIN_S
+    assert second.nc.is_connected
+    await hub.credentials.revoke("webshop", machine_id, 1, "again")
+    with pytest.raises(CredentialsRefused):
+        await hub.credentials.machine("webshop", machine_id, 1, 60)
+
+
+async def test_renewed_credentials_work_beside_the_old_and_are_revoked_with_them(hub: Hub) -> None:
+    machine_id = uuid4()
+    old, new = await hub.machine("webshop", machine_id), await hub.machine("webshop", machine_id)
+    assert old.nc.is_connected
+    await hub.credentials.revoke("webshop", machine_id, 1)
+    await eventually(lambda: not old.nc.is_connected and not new.nc.is_connected)
+
+
+async def test_a_hundred_revocations_at_once_all_hold(hub: Hub) -> None:
+    machine_ids = [uuid4() for _ in range(100)]
+    made = await asyncio.gather(*(hub.credentials.machine("webshop", m, 1, 600) for m in machine_ids))
+    await asyncio.gather(*(hub.credentials.revoke("webshop", m, 1) for m in machine_ids))
+    for one in (made[0], made[50], made[99]):
+        path = hub.server.directory / f"{one.credential_id}.creds"
+        path.write_text(one.creds)
+        assert await hub.refuses(path)
+
+
+async def test_nobody_loses_a_message_while_accounts_are_pushed(hub: Hub) -> None:
+    """Each push replaces the account's imports on the server; a client that asks meanwhile must not notice."""
+    ann, _ = await hub.client("webshop")
+    machine_ids = [uuid4() for _ in range(60)]
+
+    async def churn() -> None:
+        for machine_id in machine_ids:
+            await hub.credentials.machine("webshop", machine_id, 1, 600)
+            await hub.credentials.revoke("webshop", machine_id, 1)
+
+    churning = asyncio.create_task(churn())
+    asked = 0
+    while not churning.done():
+        answer = await ann.nc.request(
+            f"ask.webshop.machine.{uuid4()}.MachineRequested", b'{"goal":"x","machine_type":"shell"}', timeout=2
+        )
+        asked += json.loads(answer.data)["seq"] > 0
+    await churning
+    assert asked > 10
+
+
+async def test_expired_credentials_are_worth_nothing(hub: Hub) -> None:
+    agent = await hub.machine("webshop", uuid4(), ttl_s=1)
+    await eventually(lambda: not agent.nc.is_connected)
+    await eventually(lambda: hub.refuses(agent.creds))  # the server counts whole seconds
+
+
+async def test_an_operators_revocation_survives_a_restart_of_everything(hub: Hub) -> None:
+    credential_id = uuid4()
+    said = await hub.ask_credential(
+        hub.bus.nc, credential_id, "CredentialRequested", kind="operator", name="eve", role=Role.OPERATOR
+    )
+    eve = await hub.connect(json.loads(said.data)["creds"])
+    await hub.ask_credential(hub.bus.nc, credential_id, "CredentialRevokeRequested")
+    await eventually(lambda: not eve.nc.is_connected)
+    hub.server.kill()
+    await hub.server.start()
+    assert await hub.refuses(eve.creds)
+
+
+async def test_only_operators_and_the_hub_may_ask_for_credentials(hub: Hub) -> None:
+    root = await hub.operator()
+    ann, _ = await hub.client("webshop")
+    asked = {"kind": "client", "name": "mallory", "role": "operator", "projects": ["other"]}
+    assert not await ann.may_say(f"ask._hub.credential.{uuid4()}.CredentialRequested", json.dumps(asked).encode())
+    said = await hub.ask_credential(root.nc, uuid4(), "CredentialRequested", **asked)
+    assert json.loads(said.data)["creds"]
+
+
+async def test_even_if_an_account_were_let_through_the_issuer_asks_the_server_who_it_is(hub: Hub) -> None:
+    body = json.dumps({"kind": "operator", "name": "mallory", "role": "admin"}).encode()
+    forged = {"Nats-Request-Info": json.dumps({"acc": "ABCD", "name_tag": "mallory"})}
+    said = await hub.bus.nc.request(f"ask._hub.credential.{uuid4()}.CredentialRequested", body, 5, headers=forged)
+    assert (said.headers or {})["Nats-Service-Error-Code"] == "403"
+
+
+async def test_an_api_key_is_told_once_and_only_its_digest_is_kept(hub: Hub) -> None:
+    credential_id = uuid4()
+    said = await hub.ask_credential(
+        hub.bus.nc,
+        credential_id,
+        "CredentialRequested",
+        kind="api_key",
+        name="ci",
+        role="operator",
+        projects=["webshop"],
+    )
+    api_key = json.loads(said.data)["api_key"]
+    history = await hub.bus.log.load(credential(HUB, credential_id))
+    (issued,) = [recorded.event for recorded in history.events]
+    assert isinstance(issued, CredentialIssued)
+    assert issued.key_sha256 == hashlib.sha256(api_key.encode()).hexdigest()
+    assert len(api_key) >= 43
+    async with ApiKeys(hub.bus.log).following() as keys:
+        principal = keys.authenticate(api_key)
+        assert principal
+        assert (principal.role, principal.projects, principal.name) == (Role.OPERATOR, ("webshop",), "ci")
+        await hub.ask_credential(hub.bus.nc, credential_id, "CredentialRevokeRequested")
+        await eventually(lambda: keys.authenticate(api_key) is None)
+
+
+async def test_no_secret_is_ever_in_the_log(hub: Hub) -> None:
+    ann, _ = await hub.client("webshop")
+    await hub.machine("webshop", uuid4())
+    seeds = {line for line in ann.creds.read_text().splitlines() if line.startswith("SU")}
+    assert len(seeds) == 1
+    bodies = [message.data async for batch in hub.bus.log.follow_raw(stop_at_end=True) for message in batch]
+    assert not [body for body in bodies if b'"SU' in body or b"eyJ0" in body or b"BEGIN" in body]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"kind": "client", "name": "a", "projects": []},
+        {"kind": "client", "name": "a", "projects": ["webshop", "other"]},
+        {"kind": "client", "name": "a", "projects": ["webshop"], "role": "admin"},
+        {"kind": "client", "name": "a", "projects": ["nowhere"]},
+        {"kind": "client", "name": "a", "projects": ["*"]},
+        {"kind": "client", "name": "a", "projects": [">"]},
+        {"kind": "client", "name": "", "projects": ["webshop"]},
+        {"kind": "api_key", "name": "a", "role": "viewer", "projects": []},
+        {"kind": "api_key", "name": "a", "role": "admin", "projects": ["webshop"]},
+        {"kind": "operator", "name": "a", "role": "admin", "projects": ["webshop"]},
+        {"kind": "machine", "name": "a", "projects": ["webshop"]},
+        {"kind": "client", "name": "a", "projects": ["webshop"], "ttl_s": 0},
+        {"kind": "client", "name": "a", "projects": ["webshop"], "hidden": 1},
+    ],
+)
+async def test_a_senseless_wish_is_refused_with_its_reason(hub: Hub, asked: dict[str, object]) -> None:
+    credential_id = uuid4()
+    said = await hub.ask_credential(hub.bus.nc, credential_id, "CredentialRequested", **asked)
+    assert (said.headers or {})["Nats-Service-Error-Code"].startswith("4")
+    assert json.loads(said.data)["message"]
+    assert (await hub.bus.log.load(credential(HUB, credential_id))).events == ()
+
+
+async def test_issuing_and_revoking_are_events_with_their_actor(hub: Hub) -> None:
+    root = await hub.operator()
+    credential_id = uuid4()
+    await hub.ask_credential(
+        root.nc, credential_id, "CredentialRequested", kind="client", name="ann", projects=["webshop"]
+    )
+    await hub.ask_credential(root.nc, credential_id, "CredentialRevokeRequested", reason="left")
+    history = await hub.bus.log.load(credential(HUB, credential_id))
+    assert [type(recorded.event) for recorded in history.events] == [CredentialIssued, CredentialRevoked]
+    assert {recorded.envelope.cause.actor for recorded in history.events} == {"operator:operator"}
+    unknown = await hub.ask_credential(root.nc, UUID(int=1), "CredentialRevokeRequested")
+    assert (unknown.headers or {})["Nats-Service-Error-Code"] == "404"
