@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
+from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
 from services.kit.client import SturdyClient
@@ -17,6 +18,7 @@ from services.kit.settings import BusSettings
 from services.kit.wire import Wire
 
 CREDS_LOOK_S = 2.0
+CONNECT_PAUSE_S = 0.1
 JETSTREAM_TIMEOUT_S = 5.0
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("bus")
@@ -46,20 +48,13 @@ class Bus:
         Raises:
             Transient: No server took us within `nats_connect_deadline_s`.
         """
-        client = SturdyClient()
-        servers = [server.strip() for server in settings.nats_url.split(",")]
-        creds = str(settings.nats_creds) if settings.nats_creds else None
-        try:
-            async with asyncio.timeout(settings.nats_connect_deadline_s):
-                await client.open(servers, name=name, creds=creds, inbox_prefix=settings.nats_inbox_prefix)
-        except TimeoutError:
-            await client.close()
-            raise Transient(f"no NATS server took us within {settings.nats_connect_deadline_s} s: {_shown(servers)}")  # noqa: B904 # the cause is only the timeout
+        seen = _stamp(settings.nats_creds) if settings.nats_creds else None
+        client = await open_client(settings, name)
         wire = Wire(client)
         await wire.open()
         log = Log(wire, in_flight_max=in_flight_max)
         bus = cls(client, client.jetstream(timeout=JETSTREAM_TIMEOUT_S), wire, log, name)
-        watch = asyncio.create_task(_renew(client, settings.nats_creds)) if settings.nats_creds else None
+        watch = asyncio.create_task(_renew(client, settings.nats_creds, seen)) if settings.nats_creds else None
         try:
             yield bus
         finally:
@@ -71,14 +66,34 @@ class Bus:
             await client.close()
 
 
+async def open_client(settings: BusSettings, name: str) -> SturdyClient:
+    """Connect, trying until `nats_connect_deadline_s`; raises as `Bus.connect`."""
+    servers = [server.strip() for server in settings.nats_url.split(",")]
+    loop = asyncio.get_running_loop()
+    end = loop.time() + settings.nats_connect_deadline_s
+    while True:
+        client = SturdyClient()
+        try:
+            await client.open(servers, name=name, creds=settings.nats_creds, inbox_prefix=settings.nats_inbox_prefix)
+        except (NatsError, OSError) as error:
+            await client.close()
+            if loop.time() >= end:
+                reason = client.last_trouble or error
+                raise Transient(
+                    f"no NATS server took us within {settings.nats_connect_deadline_s} s: {_shown(servers)}: {reason}"
+                ) from error
+            await asyncio.sleep(CONNECT_PAUSE_S)
+        else:
+            return client
+
+
 def _shown(servers: Sequence[str]) -> str:
     """Return server addresses without the user and password that may stand in them."""
     return ", ".join(server.rpartition("@")[2] for server in servers)
 
 
-async def _renew(client: SturdyClient, creds: Path) -> None:
+async def _renew(client: SturdyClient, creds: Path, seen: tuple[int, int] | None) -> None:
     """Reconnect when the credentials file changes: the server cuts the connection when the old ones expire."""
-    seen = _stamp(creds)
     while True:
         await asyncio.sleep(CREDS_LOOK_S)
         now = _stamp(creds)

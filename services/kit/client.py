@@ -120,7 +120,7 @@ class SturdyClient(Client):
             inbox_prefix=inbox_prefix,
             max_reconnect_attempts=1,
             connect_timeout=2,
-            reconnect_time_wait=0.05,
+            reconnect_time_wait=0,
             reconnect_to_server_handler=_pick,
             ping_interval=10,
             max_outstanding_pings=2,
@@ -209,7 +209,7 @@ class SturdyClient(Client):
         while True:
             try:
                 await super()._attempt_reconnect()
-            except Exception:  # the edge: without this task the connection would be gone for good
+            except Exception:  # noqa: BLE001 # the edge: without this task the connection would be gone for good
                 _log.exception("bus.reconnect_failed")
                 await asyncio.sleep(RECONNECT_DELAY_MAX_S)
             else:

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import orjson
 
-from services.kit.bus import Bus
-from services.kit.client import SturdyClient
+from services.kit.bus import Bus, open_client
 from services.kit.errors import Transient
 from services.kit.settings import BusSettings
 from services.kit.topology import Unsafe
@@ -44,19 +43,14 @@ async def check_by_monitor(url: str) -> None:
 
 async def check_by_system(settings: BusSettings, system_creds: Path) -> None:
     """Ask through the system account; raises as `check_by_monitor`."""
-    client = SturdyClient()
+    system = settings.model_copy(update={"nats_creds": system_creds, "nats_inbox_prefix": "_INBOX"})
+    client = await open_client(system, "autovibe durable")
     try:
-        async with asyncio.timeout(TIMEOUT_S):
-            await client.open(
-                settings.nats_url.split(","), name="durable", creds=str(system_creds), inbox_prefix="_INBOX"
-            )
         wire = Wire(client)
         await wire.open()
         reply = await wire.request("$SYS.REQ.SERVER.PING.JSZ", b'{"config":true}', TIMEOUT_S)
         answer = mapping(orjson.loads(reply.data))
         _judge(str(mapping(answer["server"]).get("name")), mapping(answer["data"]))
-    except TimeoutError as error:
-        raise Transient("the system account did not say how the server syncs") from error
     finally:
         await client.close()
 

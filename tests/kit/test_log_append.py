@@ -11,11 +11,11 @@ from events import address, fresh
 from events.address import Address
 from events.envelope import Cause, to_headers
 from events.project import ProjectCreated, ProjectUpdated
+from schema.streams import MIB, Sizes
 from services.kit import log_append, topology
 from services.kit.bus import Bus
 from services.kit.errors import Conflict, IdReused, LogFull, Refused, Transient
 from services.kit.log import Appended, Write
-from schema.streams import MIB, Sizes
 from tests.kit.conftest import connect
 
 CAUSE = Cause("client:ann", reason="because of ä, 100 % and\r\nX-Forged: yes")
