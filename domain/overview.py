@@ -34,6 +34,10 @@ class Project:
     policy: p.CheckpointPolicy = field(default_factory=p.CheckpointPolicy)
     tree: dict[UUID, Checkpoint] = field(default_factory=dict[UUID, Checkpoint])
     tree_seqs: dict[UUID, int] = field(default_factory=dict[UUID, int])
+    unsettled: set[UUID] = field(default_factory=set[UUID])
+    """Checkpoints that were asked for and neither taken nor failed yet."""
+    unverified: set[UUID] = field(default_factory=set[UUID])
+    """Checkpoints that were taken and not verified yet."""
     last_id: UUID | None = None
     correlation: UUID | None = None
 
@@ -118,8 +122,11 @@ class Overview:
         if checkpoint_id is None or recorded.seq <= project.tree_seqs.get(checkpoint_id, 0):
             return
         known = project.tree.get(checkpoint_id) or Checkpoint()
-        project.tree[checkpoint_id] = checkpoints.evolve(known, recorded.event, recorded.recorded_at, recorded.seq)
+        known = checkpoints.evolve(known, recorded.event, recorded.recorded_at, recorded.seq)
+        project.tree[checkpoint_id] = known
         project.tree_seqs[checkpoint_id] = recorded.seq
+        _keep(project.unsettled, checkpoint_id, wanted=known.requested is not None and not known.is_settled)
+        _keep(project.unverified, checkpoint_id, wanted=known.is_pending)
 
     def _project(self, recorded: Recorded) -> None:
         envelope = recorded.envelope
@@ -140,6 +147,13 @@ class Overview:
                 project.current = advanced.checkpoint_id
             case _:
                 pass
+
+
+def _keep(ids: set[UUID], each: UUID, *, wanted: bool) -> None:
+    if wanted:
+        ids.add(each)
+    else:
+        ids.discard(each)
 
 
 def _uuid(text: str) -> UUID | None:

@@ -1,0 +1,1 @@
+"""The checkpointer: the only one who says what is a checkpoint."""

@@ -1,0 +1,102 @@
+"""Restores what was taken into scratch and compares, in the background: verified, or corrupt and never started from."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+
+from domain.checkpoint import Verify, decide
+from events.envelope import Cause
+from events.fresh import now
+from services.checkpointer.chunks import Chunks, Verdict
+from services.checkpointer.desk import ACTOR, Desk, Moved
+from services.checkpointer.settings import CheckpointerSettings
+from services.kit.errors import KitError
+from snapshots.errors import SnapshotError
+
+REMEMBERED_MAX = 10_000
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("checkpointer")
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A checkpoint that waits to be verified."""
+
+    project: str
+    checkpoint_id: UUID
+    snapshot: str
+    age: timedelta
+
+
+class Verifier:
+    """One at a time, oldest first; after a restart it goes on with what the log says is pending."""
+
+    def __init__(self, desk: Desk, chunks: Chunks, settings: CheckpointerSettings) -> None:
+        self._desk = desk
+        self._chunks = chunks
+        self._settings = settings
+        self.moved = Moved()
+        self._good: dict[str, tuple[float, int]] = {}
+        """Snapshots found good: when (monotonic), and how many files."""
+        self.oldest_s = 0.0
+        """How long the one that waits longest has waited."""
+
+    async def run(self) -> None:
+        while True:
+            waiting = self._next()
+            if waiting is None:
+                await self.moved.wait(self._settings.look_s * 10)
+                continue
+            try:
+                took_s = await self._verify(waiting)
+            except (SnapshotError, OSError, KitError) as error:
+                _log.warning("verification.delayed", checkpoint_id=str(waiting.checkpoint_id), reason=str(error))
+                await asyncio.sleep(self._settings.retry_s)
+                continue
+            if waiting.age.total_seconds() < self._settings.verify_within_s:
+                await asyncio.sleep(took_s * (1 / self._settings.verify_share - 1))
+
+    @property
+    def is_late(self) -> bool:
+        return self.oldest_s > self._settings.verify_within_s
+
+    def _next(self) -> Waiting | None:
+        moment = now()
+        oldest: Waiting | None = None
+        for project in self._desk.overview.projects.values():
+            for checkpoint_id in project.unverified:
+                checkpoint = project.tree[checkpoint_id]
+                assert checkpoint.taken is not None, "what is unverified was taken"
+                age = moment - checkpoint.taken_at
+                if oldest is None or age > oldest.age:
+                    oldest = Waiting(project.slug, checkpoint_id, checkpoint.taken.snapshot, age)
+        self.oldest_s = oldest.age.total_seconds() if oldest else 0.0
+        return oldest
+
+    async def _verify(self, waiting: Waiting) -> float:
+        started = time.monotonic()
+        verdict = self._remembered(waiting.snapshot) or await self._chunks.verdict(waiting.snapshot)
+        if verdict.problem:
+            _log.error("checkpoint.corrupted", checkpoint_id=str(waiting.checkpoint_id), problem=verdict.problem[:500])
+        else:
+            self._remember(waiting.snapshot, verdict)
+        command = Verify(verdict.file_count, verdict.verify_ms, verdict.problem)
+        await self._desk.say(
+            waiting.project, waiting.checkpoint_id, lambda known: decide(command, known), lambda: Cause(ACTOR)
+        )
+        return time.monotonic() - started
+
+    def _remembered(self, snapshot: str) -> Verdict | None:
+        found = self._good.get(snapshot)
+        if found is None or time.monotonic() - found[0] > self._settings.verified_for_s:
+            return None
+        return Verdict(found[1], 0)
+
+    def _remember(self, snapshot: str, verdict: Verdict) -> None:
+        if snapshot not in self._good or verdict.verify_ms > 0:
+            self._good[snapshot] = (time.monotonic(), verdict.file_count)
+        while len(self._good) > REMEMBERED_MAX:
+            del self._good[next(iter(self._good))]
