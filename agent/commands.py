@@ -25,6 +25,10 @@ class Commands:
         self._answering: set[asyncio.Task[None]] = set()
 
     async def hear(self, message: Msg) -> None:
+        if not message.reply:
+            # A sibling can have an acknowledgement of its own delivered here, but never one that asks for an answer.
+            log.warning("command.ignored", subject=message.subject, reason="it asks for no answer, the hub always does")
+            return
         try:
             match message.subject.rpartition(".")[2]:
                 case "Stop":
