@@ -81,13 +81,12 @@ class Desk:
             if answer.seq is not None:
                 await self.line.heard(answer.seq)
 
-    async def _try_again(self, waiting: Waiting, newest: Recorded, ahead: Waiting | None) -> Answer:
+    async def _try_again(self, waiting: Waiting, newest: Recorded) -> None:
         where = address.machine(waiting.slug, waiting.machine_id)
         cause = newest.caused(ACTOR, "tried again")
-        answer = await self._ledger.carry_out(where, lambda now: self._command(now, ahead), cause)
+        answer = await self._ledger.carry_out(where, lambda now: self._command(now, None), cause)
         if not _waits(answer):
             await self._timers.cancel(where.id)
-        return answer
 
     async def _end(self, where: Address, recorded: Recorded, command: Cancel | Expire) -> None:
         where = _machine(where)

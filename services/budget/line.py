@@ -13,12 +13,9 @@ from uuid import UUID
 
 import structlog
 
-from domain.budget import Standing
 from domain.budget.queue import Queue, Waiting, ahead_of, evolve
-from events import address
 from events.envelope import Recorded
 from events.machine import MachineQueued
-from services.budget.ledger import Answer
 from services.kit.errors import KitError
 from services.kit.log import Log
 
@@ -31,8 +28,8 @@ HEARD_S_MAX = 5.0
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("budget")
 
-Try = Callable[[Waiting, Recorded, Waiting | None], Awaitable[Answer]]
-"""Try a queued machine again: who waits, its newest MachineQueued, and who stands before it."""
+Try = Callable[[Waiting, Recorded], Awaitable[None]]
+"""Try a queued machine again, before which nobody stands: who waits, and its newest MachineQueued."""
 
 
 @dataclass(slots=True)
@@ -106,15 +103,11 @@ class Line:
                 _log.warning("line.interrupted", waiting=len(self), reason=str(error), again_in_s=self._look_s)
 
     async def _try_all(self) -> None:
-        """Try everybody before whom nobody stands; who goes makes room for the next."""
-        line = self._queue
-        for waiting in tuple(line.waiting.values()):
-            ahead = ahead_of(line, waiting.slug, waiting.machine_id)
+        """Try everybody before whom nobody stands; when one goes that is heard, and the next is tried."""
+        for waiting in tuple(self._queue.waiting.values()):
             place = self._places.get(str(waiting.machine_id))
-            if ahead is not None or place is None:
-                continue
-            answer = await self._try(waiting, place.newest, ahead)
-            line = _after(line, waiting, answer)
+            if place is not None and self.ahead(waiting.slug, waiting.machine_id) is None:
+                await self._try(waiting, place.newest)
 
     def _hear(self, batch: list[Recorded]) -> None:
         for recorded in batch:
@@ -126,13 +119,3 @@ class Line:
                 place.newest = recorded
         if len(self._places) > len(self._queue.waiting):
             self._places = {who: place for who, place in self._places.items() if who in self._queue.waiting}
-
-
-def _after(line: Queue, tried: Waiting, answer: Answer) -> Queue:
-    """Return the line as the answer leaves it, without waiting to hear of it."""
-    where = address.machine(tried.slug, tried.machine_id)
-    for event in answer.decision.machine:
-        line = evolve(line, where, event)
-    if answer.before.standing is Standing.QUEUED or where.id not in line.waiting:
-        return line
-    return Queue({who: waiting for who, waiting in line.waiting.items() if who != where.id})

@@ -1,13 +1,18 @@
 """The budget on a real server: what it says to what it hears."""
 
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from uuid import UUID
 
+import pytest
+
 from domain.budget import balances
 from domain.phases import QUEUE_S
-from events import address
+from events import address, fresh
 from events.budget import BudgetAllocated, BudgetSettled
+from events.envelope import Cause, Recorded
 from events.ids import HUB
 from events.machine import (
     MachineAdmitted,
@@ -19,6 +24,7 @@ from events.machine import (
 from events.timer import TimerFired
 from events.words import Hold, Outcome, Resource
 from services.budget.app import BudgetSettings
+from services.kit.log import Log, Write
 from tests.budget.conftest import FREE, Client, Instances
 from tests.budget.world import SHOP, request, wanted
 from tests.harness import eventually
@@ -94,6 +100,32 @@ async def test_stopping_who_waits_ends_it_and_lets_the_next_one_pass(client: Cli
     ended = await client.hears(MachineEnded, large)
     assert (ended.outcome, ended.epoch) == (Outcome.CANCELLED, 0)
     await client.hears(MachineAdmitted, small)
+
+
+async def test_a_small_request_right_after_a_large_one_does_not_overtake_it(
+    client: Client, instances: Instances, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow = Log.follow
+
+    async def follow_late(
+        log: Log, after: int = 0, filters: Sequence[str] = (), *, stop_at_end: bool = False
+    ) -> AsyncGenerator[list[Recorded]]:
+        async for batch in follow(log, after, filters, stop_at_end=stop_at_end):
+            await asyncio.sleep(0.2)
+            yield batch
+
+    monkeypatch.setattr(Log, "follow", follow_late)
+    await instances.start()
+    await client.set_budget(SHOP, wanted("5"))
+    await client.ask(request("4"))
+    large, small = fresh.uuid7(), fresh.uuid7()
+    await client.bus.log.append(
+        Write(address.machine(SHOP, large), 0, (request("5"),)),
+        Write(address.machine(SHOP, small), 0, (request("1"),)),
+        cause=Cause("test"),
+    )
+    await client.hears(MachineQueued, large)
+    assert (await client.hears(MachineQueued, small)).node == SHOP
 
 
 async def test_capacity_is_first_come_first_served_over_all_projects(client: Client, instances: Instances) -> None:
