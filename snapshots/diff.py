@@ -94,12 +94,11 @@ def _side(entry: Entry | None) -> Side | None:
 
 def _text(store: ChunkStore, path: str, was: Entry | None, now: Entry | None) -> tuple[str, str]:
     sides = [entry for entry in (was, now) if entry is not None]
-    both = was is not None and now is not None
-    if both and was.kind != now.kind:
+    if len({entry.kind for entry in sides}) > 1:
         return "", "kind"
-    if any(entry.kind != FILE for entry in sides):
+    if sides[0].kind != FILE:
         return "", ""
-    if both and was.body == now.body:
+    if len(sides) > 1 and sides[0].body == sides[1].body:
         return "", "mode"
     if any(entry.size > FILE_BYTES_MAX for entry in sides):
         return "", "too large"

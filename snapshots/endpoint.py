@@ -43,7 +43,7 @@ def _failed(error: SnapshotError) -> Answer:
     return _json({"error": str(error), "kind": kind}, status)
 
 
-def _route(store: DirectoryChunkStore, method: str, path: str, body: bytes) -> Answer:
+def _route(store: DirectoryChunkStore, method: str, path: str, body: bytes) -> Answer:  # noqa: PLR0911 (the table)
     if len(body) > BODY_BYTES_MAX:
         return _json({"error": f"body of {len(body)} bytes, at most {BODY_BYTES_MAX}", "kind": "refused"}, 413)
     match method, path.strip("/").split("/"):

@@ -33,8 +33,8 @@ from snapshots.wire import BODY_BYTES_MAX, DIGESTS, DIGESTS_MAX, JSON, PREFIX, R
 ATTEMPTS_MAX = 4
 PAUSE_S = 0.1
 GET_DIGESTS = 1024
-PUT_BYTES = 4 << 20
-"""A request is sent when this much has been put: half of what is allowed, as the last chunk may add 4 MiB."""
+PUT_BYTES = 3 << 20
+"""A request is sent when this much has been put; the last chunk may have added 4 MiB, and 8 are allowed."""
 
 
 class HttpChunkStore:

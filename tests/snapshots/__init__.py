@@ -1,0 +1,1 @@
+"""Capture, restore and what stands between them and a lost or forged file."""
