@@ -4,7 +4,7 @@ Boundaries are `[start, end)`. A day is what the zone says: 23 or 25 hours when 
 """
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from events.words import BudgetPeriod
@@ -25,12 +25,14 @@ class Span:
     end: datetime | None
 
 
-def zone_named(name: str) -> ZoneInfo:
-    """Look up a time zone.
+def zone_named(name: str) -> tzinfo:
+    """Look up a time zone; `UTC` is there even on a host without the time zone database.
 
     Raises:
         UnknownZone: No such zone.
     """
+    if name == "UTC":
+        return UTC
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # a directory of the database is an OSError
@@ -77,6 +79,6 @@ def _following(period: BudgetPeriod, first: date) -> date:
     return first + timedelta(days=1)
 
 
-def _midnight(day: date, info: ZoneInfo) -> datetime:
+def _midnight(day: date, info: tzinfo) -> datetime:
     """The first instant of a day: `fold=0` is the first of two midnights, and the jump itself where there is none."""
     return datetime.combine(day, time(), info).astimezone(UTC)
