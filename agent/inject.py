@@ -37,7 +37,9 @@ def _enter(directory: int, name: str, path: str, owner: tuple[int, int]) -> int:
         return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except OSError as reason:
         if reason.errno in {errno.ELOOP, errno.ENOTDIR}:
-            raise Escape(f"file {path[:500]!r}: {name[:200]!r} is a link or a file in the workspace, not a directory") from reason
+            raise Escape(
+                f"file {path[:500]!r}: {name[:200]!r} is a link or a file in the workspace, not a directory"
+            ) from reason
         raise
 
 

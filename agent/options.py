@@ -12,9 +12,7 @@ class Options(BaseModel):
     """Without a connection to the hub for this long, the agent seals what it has and ends itself."""
     beat_s: float = 10.0
     watch_s: float = 0.5
-    """How often disk (by the filesystem's counters) and memory are looked at."""
-    walk_s_max: float = 30.0
-    """How long the workspace may grow unseen where the filesystem's counters do not show it."""
+    """How often memory and the filesystem's counters are looked at."""
     drain_s: float = 5.0
     """For the last output lines, when the runner is over."""
     capture_deadline_s: float = 300.0

@@ -72,7 +72,9 @@ class Reports:
             await self._connection.connected()
             try:
                 headers = {"Nats-Msg-Id": str(waiting.id)}
-                await self._connection.stream.publish(waiting.subject, waiting.body, timeout=ACK_DEADLINE_S, headers=headers)
+                await self._connection.stream.publish(
+                    waiting.subject, waiting.body, timeout=ACK_DEADLINE_S, headers=headers
+                )
                 return
             except (Error, OSError, TimeoutError) as reason:
                 log.info("report.not_acknowledged", subject=waiting.subject, reason=str(reason) or repr(reason))

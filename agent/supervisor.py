@@ -172,7 +172,9 @@ class Supervisor:
                 for line in self._output.feed(source, data):
                     if runner is not None and (progress := runner.progress(line)) is not None:
                         now_s = asyncio.get_running_loop().time()
-                        if now_s - self._progressed_at_s >= PROGRESS_INTERVAL_S and self._reports.offer("spawner", progress):
+                        if now_s - self._progressed_at_s >= PROGRESS_INTERVAL_S and self._reports.offer(
+                            "spawner", progress
+                        ):
                             self._progressed_at_s = now_s
                 await asyncio.sleep(FLOOD_PAUSE_S if self._output.flooded else 0)
         finally:
@@ -180,7 +182,9 @@ class Supervisor:
 
     async def _expire(self, deadline_s: float) -> None:
         await asyncio.sleep(deadline_s - asyncio.get_running_loop().time())
-        self._verdict.give(Reason("expired", f"the goal's deadline of {self._spec.limits.deadline_s} s has passed", EXPIRED_GRACE_S))
+        self._verdict.give(
+            Reason("expired", f"the goal's deadline of {self._spec.limits.deadline_s} s has passed", EXPIRED_GRACE_S)
+        )
 
     async def _obey(self, watch: Watch, process: RunnerProcess) -> None:
         self._verdict.give(Reason("failed", await watch.breach(process), 0.0))
@@ -204,7 +208,9 @@ class Supervisor:
             await asyncio.sleep(self._options.beat_s)
 
     def _memory_is_limited(self) -> bool:
-        return any((group / name).exists() for group in self._cgroups for name in ("memory.max", "memory.limit_in_bytes"))
+        return any(
+            (group / name).exists() for group in self._cgroups for name in ("memory.max", "memory.limit_in_bytes")
+        )
 
 
 async def _stop(process: RunnerProcess, over: asyncio.Task[int], grace_s: float) -> None:

@@ -79,7 +79,9 @@ class LocalHypervisor:
         self._metering = asyncio.create_task(self._meter(), name="local-hypervisor-meter")
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, problem: BaseException | None, _: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, _: TracebackType | None
+    ) -> None:
         if self._metering is not None:
             self._metering.cancel()
             await asyncio.gather(self._metering, return_exceptions=True)
@@ -212,7 +214,9 @@ class LocalHypervisor:
         except OSError as reason:
             raise Unreachable(f"could not make the control groups of {here.leaf}: {reason}") from reason
 
-    def _agent_spec(self, spec: MachineSpec, here: Incarnation, confine: sandbox.Sandbox, groups: tuple[Path, ...]) -> AgentSpec:
+    def _agent_spec(
+        self, spec: MachineSpec, here: Incarnation, confine: sandbox.Sandbox, groups: tuple[Path, ...]
+    ) -> AgentSpec:
         by_cgroup = "memory" in self._cgroups.controllers
         launcher = confine.launcher(here.root, spec.machine_id, spec.limits, groups, spec.deadline_in_s, by_cgroup)
         given = {name: getattr(spec, name) for name in MachineSpec.model_fields}
@@ -229,7 +233,9 @@ class LocalHypervisor:
         """Its control groups: as recorded, since an earlier run may have had them elsewhere, and as we would make them."""
         record = here.record()
         recorded = [Path(group) for group in record.cgroups] if record else []
-        return tuple(dict.fromkeys([*(group for group in recorded if group.is_dir()), *self._cgroups.directories(here.leaf)]))
+        return tuple(
+            dict.fromkeys([*(group for group in recorded if group.is_dir()), *self._cgroups.directories(here.leaf)])
+        )
 
     def _vm(self, here: Incarnation) -> Vm:
         record = here.record()

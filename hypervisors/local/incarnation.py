@@ -1,9 +1,9 @@
 """What one incarnation has on disk: its directory, a record written before anything else, and what is left of it after.
 
-    <data>/machines/<machine>/<epoch>/record.json   who it is; without it the directory is rubbish of a torn start
-    <data>/machines/<machine>/<epoch>/{workspace,home,tmp}   owned by the sandbox's user, all that the sandbox may write
-    <data>/machines/<machine>/<epoch>/alive         touched by the agent with every heartbeat
-    <data>/machines/<machine>/<epoch>.usage.json    what it used; stays a day, so that destroying twice says the same
+<data>/machines/<machine>/<epoch>/record.json   who it is; without it the directory is rubbish of a torn start
+<data>/machines/<machine>/<epoch>/{workspace,home,tmp}   owned by the sandbox's user, all that the sandbox may write
+<data>/machines/<machine>/<epoch>/alive         touched by the agent with every heartbeat
+<data>/machines/<machine>/<epoch>.usage.json    what it used; stays a day, so that destroying twice says the same
 """
 
 import os

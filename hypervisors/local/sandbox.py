@@ -63,7 +63,11 @@ class Sandbox:
                  memory_by_cgroup: bool) -> tuple[str, ...]:  # fmt: skip
         """Return the prefix before the runner's own command; `root` holds workspace, home and tmp."""
         uid = self.host_uid(machine_id)
-        seen, bwrap = (REACH / "machine", REACH / "bwrap" / self.bwrap.relative_to(_tree(self.bwrap))) if self.as_root else (root, self.bwrap)
+        seen, bwrap = (
+            (REACH / "machine", REACH / "bwrap" / self.bwrap.relative_to(_tree(self.bwrap)))
+            if self.as_root
+            else (root, self.bwrap)
+        )
         confine: list[str] = ["prlimit", *_rlimits(limits, deadline_s, memory_by_cgroup)]
         confine += ["setpriv", "--pdeathsig", "KILL", "--inh-caps=-all", "--no-new-privs"]
         if self.as_root:
@@ -141,7 +145,18 @@ def _bwrap(root: Path, etc: Path, seccomp: bool) -> Iterator[str]:
         yield from ("--ro-bind", str(etc / name), f"/etc/{name}")
     for path in _HOST_FILES:
         yield from ("--ro-bind-try", path, path)
-    yield from ("--proc", "/proc", "--dev", "/dev", "--size", str(SHARED_MEMORY_BYTES), "--perms", "1777", "--tmpfs", "/dev/shm")  # noqa: S108 -- the sandbox's own
+    yield from (
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--size",
+        str(SHARED_MEMORY_BYTES),
+        "--perms",
+        "1777",
+        "--tmpfs",
+        "/dev/shm",
+    )  # noqa: S108 -- the sandbox's own
     yield from ("--perms", "0755", "--dir", "/home")
     for name, where in (("workspace", WORKSPACE), ("home", HOME), ("tmp", "/tmp")):  # noqa: S108 -- the sandbox's own
         yield from ("--bind", str(root / name), where)

@@ -130,7 +130,16 @@ def _outlives_parent(place: _Place) -> Iterator[str]:
     """Start a sandbox below a parent, kill the parent, and see the sandbox end."""
     read, write = os.pipe()
     parent = subprocess.Popen(
-        ["/bin/sh", "-c", '"$@" & wait', "parent", *place.launcher, "bash", "-c", "echo up; setsid sleep 1000 & sleep 1000"],
+        [
+            "/bin/sh",
+            "-c",
+            '"$@" & wait',
+            "parent",
+            *place.launcher,
+            "bash",
+            "-c",
+            "echo up; setsid sleep 1000 & sleep 1000",
+        ],
         stdin=subprocess.DEVNULL,
         stdout=write,
         stderr=subprocess.DEVNULL,

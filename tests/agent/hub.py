@@ -37,7 +37,9 @@ class Hub:
     async def text(self, machine_id: UUID, epoch: int = 1, source: str = "stdout") -> list[str]:
         return [cast("str", line["t"]) for line in await self.lines(machine_id, epoch) if line["s"] == source]
 
-    async def command(self, machine_id: UUID, name: str, body: Value, epoch: int = 1, deadline_s: float = 10.0) -> dict[str, object]:
+    async def command(
+        self, machine_id: UUID, name: str, body: Value, epoch: int = 1, deadline_s: float = 10.0
+    ) -> dict[str, object]:
         subject = f"cmd.{self.project}.{machine_id}.{epoch}.{name}"
         answer = await self.nc.request(subject, body.model_dump_json().encode(), timeout=deadline_s)
         return json.loads(answer.data)
