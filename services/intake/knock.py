@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
+from urllib.parse import unquote
 from uuid import UUID
 
 from domain.door import CLIENT_ID_CHARS_MAX, Request
@@ -35,7 +36,7 @@ def asking_sender(headers: Mapping[str, str]) -> Sender:
     """The client that the server says it is; inside HUB, who our own service says it is."""
     text = headers.get(REQUEST_INFO)
     if text is None:
-        actor = cut(str(headers.get("ce-actor", "")), 150) or "hub"
+        actor = cut(unquote(str(headers.get("ce-actor", ""))), 150) or "hub"
         return Sender(f"hub:{actor}", actor)
     info = cast("Mapping[str, object]", json.loads(text))
     return Sender(f"client:{info.get('user', '')}", f"client:{cut(str(info.get('name_tag', '')), 150)}")
@@ -43,8 +44,9 @@ def asking_sender(headers: Mapping[str, str]) -> Sender:
 
 def client_id(headers: Mapping[str, str], default: str) -> str | Problem:
     """Return what the client calls its message, or `default` when it has no name for it."""
-    for name in ("ce-id", MSG_ID):
-        if value := str(headers.get(name, "")):
+    # CloudEvents percent-encodes header values (`events.envelope`).
+    for name, value in (("ce-id", unquote(str(headers.get("ce-id", "")))), (MSG_ID, str(headers.get(MSG_ID, "")))):
+        if value:
             if len(value) <= CLIENT_ID_CHARS_MAX:
                 return cut(value, 10 * CLIENT_ID_CHARS_MAX)
             return Problem(

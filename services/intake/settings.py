@@ -11,14 +11,14 @@ class IntakeSettings(ServiceSettings):
 
     machine_types_enabled: tuple[MachineType, ...] = (MachineType.SHELL,)
     """What can be run here; everything else is refused at the door."""
-    door_rate_per_s: float = Field(500.0, gt=0)
+    door_rate_per_s: float = Field(default=500.0, gt=0)
     """Knocks of one project in the long run."""
-    door_burst: int = Field(2_000, ge=1)
-    door_asked_at_once_max: int = Field(256, ge=1, le=10_000)
+    door_burst: int = Field(default=2_000, ge=1)
+    door_asked_at_once_max: int = Field(default=256, ge=1, le=10_000)
     """Asking clients served at once; more are told to ask again."""
-    door_published_at_once: int = Field(32, ge=1, le=256)
+    door_published_at_once: int = Field(default=32, ge=1, le=256)
     """Published knocks handled at once."""
-    door_append_deadline_s: float = Field(5.0, gt=0, le=60)
+    door_append_deadline_s: float = Field(default=5.0, gt=0, le=60)
     """After it an asking client is told to ask again."""
-    door_full_delay_s: float = Field(5.0, gt=0, le=600)
+    door_full_delay_s: float = Field(default=5.0, gt=0, le=600)
     """When a published knock is tried again while the log is full."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar, cast
+from urllib.parse import unquote
 from uuid import UUID
 
 import structlog
@@ -130,7 +131,7 @@ class Questions:
         """Return who asks, if it is one of our services or an operator."""
         text = headers.get(REQUEST_INFO)
         if text is None:
-            return cut(str(headers.get("ce-actor", "")), 150) or "hub"
+            return cut(unquote(str(headers.get("ce-actor", ""))), 150) or "hub"
         info = cast("Mapping[str, object]", json.loads(text))
         if info.get("acc") != self._operators:
             return Problem(code="not_allowed", message="only those who operate the hub may ask this")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from uuid import UUID, uuid4
 
 import pytest
@@ -18,6 +19,7 @@ from services.intake.app import IntakeSettings, create_app
 from services.intake.knock import Sender, cause, log_id
 from services.kit.bus import Bus
 from services.kit.log import Write
+from tests.harness import eventually
 from tests.intake.conftest import GOAL, HISTORY, Knocker, a_machine, given_checkpoint, given_project
 
 
@@ -157,7 +159,7 @@ async def test_a_refusal_names_field_value_limit_and_remedy(door: Knocker) -> No
     answer = await door.ask(a_machine(), GOAL | {"limits": {"memory_mib": 1}})
     assert answer.problem
     assert (answer.problem.field, answer.problem.value, answer.problem.limit) == ("limits.memory_mib", "1", "ge 16")
-    unknown = await door.ask(a_machine(), GOAL | {"limit": {}})
+    unknown = await door.ask(a_machine(), GOAL | {"limit": 1})
     assert unknown.problem
     assert "limits" in unknown.problem.remedy
 
@@ -299,3 +301,34 @@ async def test_what_was_published_while_the_door_was_closed_is_heard_when_it_ope
     async with create_app(bus, IntakeSettings(nats_url=nats_server.url)):
         await knocker.handled()
     assert len(await knocker.of("MachineRequested")) == 20
+
+
+async def test_whatever_is_published_ends_as_an_event_or_as_a_refusal_and_nothing_else(
+    nats_server: EmbeddedNats, door: Knocker
+) -> None:
+    chance = random.Random(20_261_120)
+    await given_project(door.bus, "webshop")
+    reader, writer = await asyncio.open_connection("127.0.0.1", nats_server.port)
+    await reader.readline()
+    writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n')
+    alphabet = [byte for byte in range(1, 256) if byte not in b" \t\r\n.*>"]
+    for _ in range(400):
+        odd = bytes(chance.choices(alphabet, k=chance.randint(1, 9)))
+        subject = chance.choice((a_machine().encode(), b"webshop.machine." + odd + b".MachineRequested", odd))
+        text = chance.choice(
+            (json.dumps(GOAL).encode(), chance.randbytes(30), b"", json.dumps(GOAL | {"x": 1}).encode())
+        )
+        header = b"NATS/1.0\r\n%b: %b\r\n\r\n" % (chance.choice((b"ce-id", b"Nats-Msg-Id", b"x")), odd)
+        writer.write(b"HPUB in.%b %d %d\r\n%b%b\r\n" % (subject, len(header), len(header) + len(text), header, text))
+    writer.write(b"PING\r\n")
+    await writer.drain()
+    assert await reader.readuntil(b"PONG\r\n") == b"PONG\r\n"
+
+    async def all_answered() -> bool:
+        published = (await door.bus.js.stream_info("IN")).state.last_seq
+        # A few of the random message ids are the same, and the server keeps the first.
+        assert 380 < published == len(await door.of("MachineRequested")) + len(await door.rejections(1))
+        return True
+
+    await eventually(all_answered)
+    writer.close()

@@ -139,8 +139,7 @@ class Hub:
                 self.server.url, user_credentials=str(creds), allow_reconnect=False, connect_timeout=2, error_cb=_ignore
             )
         except NatsError as error:
-            assert "auth" in str(error).lower(), error
-            return True
+            return "auth" in str(error).lower()
         else:
             return False
         finally:
