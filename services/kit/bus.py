@@ -52,7 +52,7 @@ class Bus:
         client = await open_client(settings, name)
         wire = Wire(client)
         await wire.open()
-        log = Log(wire, in_flight_max=in_flight_max)
+        log = Log(wire, in_flight_max=in_flight_max, monitor_url=settings.nats_monitor_url)
         bus = cls(client, client.jetstream(timeout=JETSTREAM_TIMEOUT_S), wire, log, name)
         watch = asyncio.create_task(_renew(client, settings.nats_creds, seen)) if settings.nats_creds else None
         try:

@@ -5,14 +5,13 @@ is compared by `services.kit.topology`; the first only the system account or the
 """
 
 import asyncio
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
 import orjson
 
-from services.kit.bus import Bus, open_client
+from services.kit.bus import open_client
 from services.kit.errors import Transient
 from services.kit.settings import BusSettings
 from services.kit.topology import Unsafe
@@ -62,18 +61,3 @@ def _judge(server: str, found: Mapping[str, object]) -> None:
             f"server {server} acknowledges before its data is on disk "
             f"(sync_interval {config.get('sync_interval')!r} ns): set `sync_interval: always` in its jetstream block"
         )
-
-
-async def server_error(bus: Bus, monitor_url: str) -> str:
-    """Return what /healthz of the server complains about; empty: it is well, or there is nobody to ask."""
-
-    def get() -> str:
-        try:
-            with urllib.request.urlopen(f"{monitor_url.rstrip('/')}/healthz", timeout=TIMEOUT_S):  # noqa: S310 # an operator's URL
-                return ""
-        except urllib.error.HTTPError as error:
-            return error.read(4096).decode("utf-8", "replace")
-        except OSError:
-            return ""
-
-    return await asyncio.to_thread(get) if bus.nc.is_connected else ""

@@ -12,7 +12,7 @@ from events.base import Event
 from events.envelope import Cause, Recorded
 from schema.streams import LOG
 from services.kit.errors import Refused
-from services.kit.log_append import IN_FLIGHT_MAX, Appender, Stamped
+from services.kit.log_append import IN_FLIGHT_MAX, STUCK_AFTER, Appender, Stamped
 from services.kit.log_follow import Follower
 from services.kit.log_read import Reader
 from services.kit.message import RawMessage, decode, encode, to_nanoseconds
@@ -65,11 +65,13 @@ class Extent:
 class Log:
     """The stream LOG over one connection."""
 
-    def __init__(self, wire: Wire, stream: str = LOG, *, in_flight_max: int = IN_FLIGHT_MAX) -> None:
+    def __init__(
+        self, wire: Wire, stream: str = LOG, *, in_flight_max: int = IN_FLIGHT_MAX, monitor_url: str | None = None
+    ) -> None:
         self._wire = wire
         self._stream = stream
         self.reader = Reader(wire, stream)
-        self.appender = Appender(wire, stream, self.reader, in_flight_max)
+        self.appender = Appender(wire, stream, self.reader, in_flight_max, monitor_url)
 
     async def append(self, *writes: Write, cause: Cause, deadline_s: float = APPEND_DEADLINE_S) -> Appended:
         """Store all events of all writes, or none, durably.
@@ -86,6 +88,11 @@ class Log:
         if len(parts) != 1 and (not parts or len({part.address for part in parts}) != len(parts)):
             raise Refused(f"an append needs each aggregate once, got {[str(part.address) for part in parts]}")
         return Appended(await self.appender.append(parts, deadline_s))
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the server, though connected, has left several appends in a row unanswered."""
+        return self.appender.unanswered >= STUCK_AFTER
 
     async def load(self, address: Address, after: int = 0) -> History:
         """Return an aggregate's events after a seq, oldest first."""

@@ -18,9 +18,10 @@ import orjson
 import structlog
 
 from events.address import Address
-from services.kit.errors import Conflict, IdReused, KitError, LogFull, Refused, Transient
+from services.kit.errors import Conflict, IdReused, KitError, LogFull, LogStuck, Refused, Transient
 from services.kit.log_read import Reader
 from services.kit.message import Piece
+from services.kit.stuck import write_error
 from services.kit.wire import ApiError, Reply, Wire, api_error
 
 BATCH_MESSAGES_MAX = 1_000
@@ -33,12 +34,14 @@ SKIPPED_MAX = 1_000
 IN_FLIGHT_MAX = 2
 """Batches on their way at once: while the server syncs one, the next is made."""
 ATTEMPT_TIMEOUT_S = 3.0
+STUCK_AFTER = 2
 MESSAGE_OVERHEAD_BYTES = 300
 """Subject, batch and expectation headers."""
 
 _CONFLICT = {10071, 10164}
 _DUPLICATE_IN_BATCH = 10201
-_AGAIN = {10158, 10163, 10167, 10176, 10210, 10211}
+_INCOMPLETE = 10176
+_AGAIN = {10158, 10163, 10167, _INCOMPLETE, 10210, 10211}
 _FULL = {10023, 10028, 10047, 10077}
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("log")
 
@@ -83,11 +86,19 @@ class Entry:
 class Appender:
     """The queue of appends of one connection and the batches on their way."""
 
-    def __init__(self, wire: Wire, stream: str, reader: Reader, in_flight_max: int = IN_FLIGHT_MAX) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        stream: str,
+        reader: Reader,
+        in_flight_max: int = IN_FLIGHT_MAX,
+        monitor_url: str | None = None,
+    ) -> None:
         self._wire = wire
         self._stream = stream
         self._reader = reader
         self._in_flight_max = in_flight_max
+        self._monitor_url = monitor_url
         self._queue: deque[Entry] = deque()
         self._queued_messages = 0
         self._queued_bytes = 0
@@ -99,8 +110,8 @@ class Appender:
         self._batch_prefix = random.randbytes(6).hex().encode()  # noqa: S311 # only has to differ between clients
         self._batch_ids = itertools.count(1)
         self._closed = False
-        self.timeouts_in_a_row = 0
-        """Attempts that the server left unanswered while connected; see `services.kit.stuck`."""
+        self.unanswered = 0
+        """Attempts in a row that a connected server did not store and did not refuse."""
 
     async def append(self, parts: tuple[Stamped, ...], deadline_s: float) -> int:
         """Store all parts or none. Returns the seq of the last event."""
@@ -214,7 +225,7 @@ class Appender:
 
         def on_timeout() -> None:
             self._wire.forget(token)
-            self.timeouts_in_a_row += 1
+            self.unanswered += 1
             on_end(Transient(f"no acknowledgement within {ATTEMPT_TIMEOUT_S} s"))
 
         token, inbox = self._wire.expect(on_reply)
@@ -229,10 +240,12 @@ class Appender:
             return Transient("the connection was lost before the acknowledgement")
         if reply.status == 503:
             return Transient(f"no stream {self._stream} takes appends now")
-        self.timeouts_in_a_row = 0
         answer = orjson.loads(reply.data)
-        if "error" in answer:
-            return api_error(answer["error"])
+        error = api_error(answer["error"]) if "error" in answer else None
+        # A server whose disk is full says that batches are incomplete, and nothing at all to single messages.
+        self.unanswered = self.unanswered + 1 if error and error.err_code == _INCOMPLETE else 0
+        if error is not None:
+            return error
         if answer["stream"] != self._stream:
             return ApiError(400, 10060, f"appended to stream {answer['stream']}, not {self._stream}")
         return ApiError(400, _DUPLICATE_IN_BATCH, "duplicate id") if answer.get("duplicate") else int(answer["seq"])
@@ -294,6 +307,10 @@ class Appender:
             if isinstance(outcome, Transient):
                 for entry in batch:
                     entry.uncertain = True
+            if self.unanswered and (reason := await self._write_error()):
+                for entry in batch:
+                    entry.fail(LogFull(f"log is full: {reason}; free space, then the server must be restarted"))
+                return
             batch = self._still_in_time(batch, outcome)
             if not batch:
                 return
@@ -301,12 +318,16 @@ class Appender:
             pause_s = min(1.0, pause_s * 2)
             outcome = await self._attempt(batch)
 
+    async def _write_error(self) -> str:
+        return await write_error(self._monitor_url) if self._monitor_url and self._wire.client.is_connected else ""
+
     def _still_in_time(self, batch: list[Entry], outcome: ApiError | Transient) -> list[Entry]:
         now = asyncio.get_running_loop().time()
         for entry in batch:
             if entry.deadline <= now:
                 unknown = "the outcome is unknown" if entry.uncertain else "nothing was appended"
-                entry.fail(Transient(f"the deadline passed and {unknown}: {outcome}"))
+                kind = LogStuck if self.unanswered >= STUCK_AFTER else Transient
+                entry.fail(kind(f"the deadline passed and {unknown}: {outcome}"))
         return [entry for entry in batch if not entry.done.done()]
 
     async def _attempt(self, batch: list[Entry]) -> int | ApiError | Transient:

@@ -1,8 +1,8 @@
 """Reactors: handlers of durable consumers. FastStream pulls, one message per subscriber at a time, acknowledged by us.
 
 A handler that returns is acknowledged. `Later` comes again after its delay, `Never` is buried, any other error comes
-again with growing pauses and is buried after `attempts_max` failures in this process. `Transient` (the log or database
-is away) is never buried. A message that cannot be read is buried at once. Burying comes before terminating.
+again with growing pauses and is buried after `attempts_max` failures in this process. `Transient` and `LogFull` (the
+log or database is away) are never buried. A message that cannot be read is buried at once. Burying comes before terminating.
 Messages of one aggregate are handled one at a time and in order, except that a delayed one is overtaken.
 """
 
@@ -25,7 +25,7 @@ from services.kit import broker, dead
 from services.kit.broker import NatsMessage
 from services.kit.bus import Bus
 from services.kit.delivery import Later, Never, Poison, Report, report_of
-from services.kit.errors import KitError, Refused, Transient
+from services.kit.errors import KitError, LogFull, Refused, Transient
 from services.kit.health import Health, Part
 from services.kit.locks import KeyedLocks
 from services.kit.message import RawMessage, decode, from_delivery
@@ -237,7 +237,7 @@ class Reactors:
                 _log.info("message.postponed", **context, delay_s=error.delay_s, reason=str(error))
                 self._metrics.handled(reactor.durable, "later", 0)
                 await _quietly(raw.nak(delay=error.delay_s))
-            case Transient():
+            case Transient() | LogFull():
                 pause_s = _pause(reactor.failed(stored.seq))
                 _log.warning("message.delayed", **context, delay_s=pause_s, reason=str(error))
                 self._metrics.handled(reactor.durable, "transient", 0)

@@ -67,6 +67,8 @@ class BusSettings(Settings):
     )
     """One URL, or several separated by commas."""
     nats_creds: Path | None = Field(default=None, validation_alias=AliasChoices("AUTOVIBE_NATS_CREDS", "NATS_CREDS"))
+    nats_monitor_url: str | None = None
+    """The server's monitoring port, e.g. http://127.0.0.1:8222: tells a full disk from a slow one at once."""
     nats_inbox_prefix: str = "_INBOX_hub"
     """The services' own; HUB exports it, so that a machine in another account can answer a command."""
     nats_connect_deadline_s: float = Field(default=30.0, gt=0)
