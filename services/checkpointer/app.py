@@ -52,7 +52,7 @@ class Checkpointer:
         self._chunks = Chunks(store, settings.store_threads, settings.scratch)
         self._requests = Requests(bus, self._desk, self._chunks, settings)
         self._verifier = Verifier(self._desk, self._chunks, settings)
-        self._retention = Retention(self._desk, self._chunks, settings)
+        self.retention = Retention(self._desk, self._chunks, settings)
         self._reactors = Reactors(bus, self.name, self.metrics)
         self._reactors.on_report(
             stream="IN",
@@ -75,7 +75,7 @@ class Checkpointer:
             serve = serving(http, self._settings.store_host, self._settings.store_port)
             self.store_port = await exits.enter_async_context(serve)
             tasks = await exits.enter_async_context(asyncio.TaskGroup())
-            work = [self._desk.follow(self._heard), self._requests.run(), self._retention.run()]
+            work = [self._desk.follow(self._heard), self._requests.run(), self.retention.run()]
             if self._settings.verify:
                 work.append(self._verifier.run())
             for each in work:
