@@ -40,6 +40,7 @@ dev: setup ## Start the embedded stack and stay; data is kept in $(DATA)
 
 .PHONY: start
 start: ## Start the services in containers and wait until they are healthy
+	deploy/secrets.sh
 	docker compose up --detach --build --wait
 
 .PHONY: stop
