@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest_asyncio
 
-from cli.stack.nats import EmbeddedNats
+from cli.stack.nats import EmbeddedNats, NatsConfig
 from domain.budget import Account, account
 from events import address, fresh
 from events.address import Address
@@ -27,7 +27,7 @@ from services.kit.errors import Conflict
 from services.kit.log import Write
 from services.kit.settings import BusSettings
 from tests.budget.world import SHOP
-from tests.harness import eventually
+from tests.harness import eventually, free_port, short_directory
 
 E = TypeVar("E", bound=Event)
 FREE = BudgetSettings(vcpu_hour_cad=Decimal(0), gib_hour_cad=Decimal(0))
@@ -104,6 +104,14 @@ class Client:
         """Say whether the budget has answered everything that the log holds."""
         info = await self.bus.js.consumer_info("LOG", "budget")
         return not info.num_pending and not info.num_ack_pending
+
+
+@pytest_asyncio.fixture
+async def nats_server() -> AsyncIterator[EmbeddedNats]:
+    """As everybody's, on a port that stays the same when the server is started again."""
+    with short_directory() as directory:
+        async with EmbeddedNats(directory, NatsConfig(port=free_port())) as server:
+            yield server
 
 
 @pytest_asyncio.fixture

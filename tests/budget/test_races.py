@@ -14,6 +14,7 @@ from uuid import UUID
 
 import pytest
 
+from cli.stack.nats import EmbeddedNats
 from domain.budget import Account
 from events.budget import BudgetReleased, BudgetReserved, BudgetSettled
 from events.envelope import Recorded
@@ -148,6 +149,25 @@ async def test_two_processes_killed_under_load_and_started_again_lose_nothing(
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+
+
+async def test_a_server_killed_under_load_and_started_again_changes_nothing(
+    client: Client, instances: Instances, nats_server: EmbeddedNats
+) -> None:
+    await redeliver_soon(client)
+    await client.set_budget(SHOP, wanted("20"))
+    await asyncio.gather(instances.start(), instances.start())
+    await asyncio.gather(*(client.ask(request("1")) for _ in range(50)))
+    await eventually(partial(_some_admitted, client, 5))
+    nats_server.kill()
+    await nats_server.ended()
+    await nats_server.start()
+    await eventually(client.idle, timeout_s=40)
+    assert await count(client) == {"MachineAdmitted": 20, "MachineQueued": 30, "MachineDenied": 0}
+    await asyncio.gather(*(client.end(_machine(recorded), cost="1") for recorded in await admitted(client)))
+    await eventually(lambda: _all_answered(client, 50), timeout_s=30)
+    assert money(await client.account(SHOP)) == money(await client.account(HUB)) == (20, 0)
+    await each_resolved_once(client)
 
 
 async def _process(settings: BusSettings, module: str, *arguments: str) -> asyncio.subprocess.Process:
