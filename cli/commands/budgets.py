@@ -156,6 +156,9 @@ def _amounts(budget: Json) -> tuple[str, ...]:
     return tuple(_plain(budget[f"{name}_amount"]) for name in ("allocated", "used", "reserved", "available"))
 
 
-def _plain(amount: str) -> str:
+def _plain(amount: str | None) -> str:
+    """An exact amount without the zeros that say nothing; an account without an allocation has no cap."""
+    if amount is None:
+        return "no cap"
     whole, _, places = amount.partition(".")
     return f"{whole}.{places.rstrip('0').ljust(2, '0')}" if places else whole

@@ -1,7 +1,9 @@
 """`autovibe status`, `doctor`, `migrate`, `verify` and `projector …`: for whoever runs the hub."""
 
 import asyncio
-from typing import Annotated
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +13,9 @@ from cli.direct import database_url, hub_bus
 from cli.exits import CliError, Exit
 from cli.framing import AsJson, framed, group
 from cli.hub import connect
+
+if TYPE_CHECKING:
+    from services.projector.rebuild import Report
 
 projector = group("projector", "The projector: how far the tables are, and making them anew from the log.")
 
@@ -95,18 +100,34 @@ def verify(as_json: AsJson = False) -> None:
 
 
 async def _verify(*, as_json: bool) -> Exit:
-    from services.projector.verify import verify as prove  # noqa: PLC0415
+    from services.projector.rebuild import verify as prove  # noqa: PLC0415
 
     context = load()
     async with hub_bus(context, "autovibe verify") as bus:
-        report = await prove(bus.log, database_url(context))
-    if as_json:
-        console.emit(report.json())
-    else:
-        for check in report.checks:
-            mark = console.paint("ok  ", console.GREEN) if check.ok else console.paint("FAIL", console.RED)
-            console.say(f"{mark} {check.name}: {check.detail}")
+        report = await prove(bus.log, database_url(context), _progress if not as_json else None)
+    _print(report, as_json=as_json)
     return Exit.OK if report.ok else Exit.FAILED
+
+
+def _progress(seq: int, end: int) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r{seq} of {end} events" + ("\r\x1b[K" if seq >= end else ""))
+        sys.stderr.flush()
+
+
+def _print(report: "Report", *, as_json: bool) -> None:
+    if as_json:
+        console.emit({**asdict(report), "ok": report.ok})
+        return
+    good, bad = console.paint("ok  ", console.GREEN), console.paint("FAIL", console.RED)
+    if not report.problems:
+        console.say(f"{good} the log is whole up to event {report.position}; head of the chain {report.hash[:16]}…")
+    for problem in report.problems:
+        console.say(f"{bad} {console.printable(problem)}")
+    if not report.differences:
+        console.say(f"{good} every table equals the fold of the log")
+    for difference in report.differences:
+        console.say(f"{bad} {console.printable(str(difference))}")
 
 
 @projector.command("status")
@@ -118,36 +139,40 @@ def projector_status(as_json: AsJson = False) -> None:
     async def asked() -> dict[str, object]:
         context = load()
         async with hub_bus(context, "autovibe projector") as bus:
-            return (await ask(bus.log, database_url(context))).json()
+            found = await ask(bus.log, database_url(context))
+            return {**asdict(found), "lag": found.lag}
 
     found = asyncio.run(asked())
     if as_json:
         console.emit(found)
         return
     for name, value in found.items():
-        console.say(f"{name:<16}{console.printable(str(value))}")
+        if value is not None:
+            console.say(f"{name:<16}{console.printable(str(value))}")
 
 
 @projector.command("rebuild")
 @framed
 def projector_rebuild(
-    force: Annotated[
-        bool, typer.Option("--force", help="Swap even if the new tables differ from the old ones.")
+    accept_differences: Annotated[
+        bool, typer.Option("--accept-differences", help="Swap even if the new tables differ from the old ones.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make all tables anew beside the old ones, compare, and swap."""
-    raise typer.Exit(int(asyncio.run(_rebuild(force=force, as_json=as_json))))
+    raise typer.Exit(int(asyncio.run(_rebuild(accept_differences=accept_differences, as_json=as_json))))
 
 
-async def _rebuild(*, force: bool, as_json: bool) -> Exit:
+async def _rebuild(*, accept_differences: bool, as_json: bool) -> Exit:
     from services.projector.rebuild import rebuild  # noqa: PLC0415
 
     context = load()
     async with hub_bus(context, "autovibe rebuild") as bus:
-        report = await rebuild(bus.log, database_url(context), force=force)
-    if as_json:
-        console.emit(report.json())
-    else:
-        console.say(report.text())
+        progress = None if as_json else _progress
+        report = await rebuild(bus.log, database_url(context), accept_differences=accept_differences, progress=progress)
+    _print(report, as_json=as_json)
+    if not as_json:
+        console.say(
+            "the new tables are in place" if report.swapped else "nothing was swapped: see --accept-differences"
+        )
     return Exit.OK if report.swapped else Exit.REFUSED

@@ -1,6 +1,7 @@
 """Running the stack in the foreground until a signal."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ from services.kit.logging import configure
 
 def stay(options: StackOptions, ready: Callable[[Context], None]) -> None:
     """Start the stack, say when it is ready, and stop it in order at SIGINT or SIGTERM."""
-    configure(level="warning", format_="auto")
+    configure("dev", level=os.environ.get("AUTOVIBE_LOG_LEVEL", "warning"))
     asyncio.run(_stay(options, ready))
 
 

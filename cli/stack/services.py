@@ -20,6 +20,7 @@ from services.kit.service import Service
 from services.projector import app as projector
 from services.query import app as query
 from services.spawner import app as spawner
+from snapshots.directory import DirectoryChunkStore
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("stack")
 
@@ -45,6 +46,7 @@ async def running(places: Places) -> AsyncGenerator[list[Service]]:
 
 async def _services(stack: AsyncExitStack, places: Places, hypervisor: Hypervisor) -> dict[str, Make]:
     """Return how each service is made, in the order in which they start."""
+    store = stack.enter_context(DirectoryChunkStore(places.store))
     tariff = budget.BudgetSettings(**_common(places))
     system = await stack.enter_async_context(
         Bus.connect(
@@ -61,8 +63,9 @@ async def _services(stack: AsyncExitStack, places: Places, hypervisor: Hyperviso
         "checkpointer": lambda bus: checkpointer.create_app(
             bus,
             checkpointer.CheckpointerSettings(
-                store=str(places.store), store_host=places.host, store_port=places.store_port, **_common(places)
+                store_path=places.store, store_host=places.host, store_port=places.store_port, **_common(places)
             ),
+            store,
         ),
         "spawner": lambda bus: spawner.create_app(
             bus,
@@ -78,9 +81,9 @@ async def _services(stack: AsyncExitStack, places: Places, hypervisor: Hyperviso
             bus,
             query.QuerySettings(
                 database_url=places.database_reader_url,
-                store=str(places.store),
-                http_host=places.host,
-                http_port=places.http_port,
+                store=places.store,
+                query_host=places.host,
+                query_port=places.http_port,
                 **_common(places),
             ),
         ),

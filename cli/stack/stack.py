@@ -5,6 +5,7 @@ started ends with it, also by `kill -9`; whatever was acknowledged is in the dat
 """
 
 import asyncio
+import shutil
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -27,9 +28,11 @@ from services.issuer.bootstrap import Prepared, prepare
 from services.issuer.keys import KeyStore
 from services.kit import topology
 from services.kit.bus import Bus, BusSettings
+from services.kit.stuck import write_error
 
 DATABASE = "autovibe"
-STORE_READY_S = 60.0
+FREE_BYTES_MIN = 64 * 1024 * 1024
+"""With less a server that is started again would only fill the disk again."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("stack")
 
@@ -98,9 +101,12 @@ async def _servers(stack: AsyncExitStack, options: StackOptions) -> Places:
 async def _nats(stack: AsyncExitStack, options: StackOptions, prepared: Prepared) -> str:
     port = _port(options.host, options.nats_port, "--nats-port")
     operator = OperatorMode(prepared.operator_jwt, prepared.system_account, prepared.resolver, preload=prepared.preload)
-    server = EmbeddedNats(options.data / "nats", NatsConfig(host=options.host, port=port, operator=operator))
+    monitor_port = _port("127.0.0.1", 0, "")
+    config = NatsConfig(host=options.host, port=port, monitor_port=monitor_port, operator=operator)
+    server = EmbeddedNats(options.data / "nats", config)
     await stack.enter_async_context(server)
-    await stack.enter_async_context(keep_running("nats-server", server, answers=_stores(server, prepared)))
+    health = _stores(f"http://127.0.0.1:{monitor_port}", options.data)
+    await stack.enter_async_context(keep_running("nats-server", server, answers=health))
     return server.url
 
 
@@ -125,13 +131,16 @@ def _as_role(url: str, role: str, *, embedded: bool) -> str:
     return make_conninfo(url, user=role) if embedded else make_conninfo(url, options=f"-c role={role}")
 
 
-def _stores(server: EmbeddedNats, prepared: Prepared) -> Callable[[], Awaitable[bool]]:
-    """Return a check whether the server still stores: after a full disk only a restart makes it."""
+def _stores(monitor_url: str, data: Path) -> Callable[[], Awaitable[bool]]:
+    """Return a check whether the server still stores; after a full disk only a restart makes it, once there is space."""
 
     async def check() -> bool:
-        settings = BusSettings(nats_url=server.url, nats_creds=prepared.hub_creds)
-        async with Bus.connect(settings, name="stack-watch") as bus:
-            return not await services.stuck(bus)
+        error = await write_error(monitor_url)
+        if not error:
+            return True
+        free = shutil.disk_usage(data).free
+        _log.error("log.not_stored", reason=error[:300], free_bytes=free, wanted_bytes=FREE_BYTES_MIN)
+        return free < FREE_BYTES_MIN
 
     return check
 
