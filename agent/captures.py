@@ -38,8 +38,8 @@ class Captures:
         self._lock = asyncio.Lock()
         self._running: dict[UUID, asyncio.Task[Answer]] = {}
         self.freezer = Freezer(())
-        self.parent_id = spec.parent_checkpoint_id
-        self.snapshot = spec.snapshot
+        self.parent_id: UUID = spec.parent_checkpoint_id
+        self.snapshot: str = spec.snapshot
 
     async def at_start(self, restored: Restored) -> None:
         """Checkpoint what the runner finds; without injected files that is the base's own snapshot, already stored."""

@@ -66,13 +66,14 @@ class Connection:
             try:
                 await self._connect()
                 await self._client.subscribe(subject, cb=on_command)
-                self._on_connected()
-                return
             except (Error, OSError, TimeoutError) as reason:
                 log.info("hub.not_reached", reason=str(reason) or repr(reason))
                 await self._client.close()
                 await asyncio.sleep(RECONNECT_WAIT_S)
                 self._client = _Client()
+            else:
+                self._on_connected()
+                return
 
     async def close(self) -> None:
         await self._client.close()

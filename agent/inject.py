@@ -4,14 +4,13 @@ import contextlib
 import errno
 import os
 import secrets
-import stat
 
 
 class Escape(Exception):
     """The path leads through something that is not a plain directory of the workspace."""
 
 
-def put(workspace: str, path: str, content: bytes, mode: int, owner: tuple[int, int]) -> None:
+def put(workspace: str, path: str, content: bytes, *, mode: int, owner: tuple[int, int]) -> None:
     """Create or replace one file, making the directories it needs; a link in its place is replaced, not followed.
 
     Raises:
@@ -24,7 +23,8 @@ def put(workspace: str, path: str, content: bytes, mode: int, owner: tuple[int, 
             below = _enter(directory, parent, path, owner)
             os.close(directory)
             directory = below
-        _replace(directory, name, path, content, mode, owner)
+        temporary = _write(directory, content, mode, owner)
+        _replace(directory, temporary, name, path)
     finally:
         os.close(directory)
 
@@ -43,14 +43,19 @@ def _enter(directory: int, name: str, path: str, owner: tuple[int, int]) -> int:
         raise
 
 
-def _replace(directory: int, name: str, path: str, content: bytes, mode: int, owner: tuple[int, int]) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-            raise Escape(f"file {path[:500]!r}: there is a directory of this name in the workspace")
-    temporary = f".autovibe-{secrets.token_hex(8)}"
+def _write(directory: int, content: bytes, mode: int, owner: tuple[int, int]) -> str:
+    name = f".autovibe-{secrets.token_hex(8)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(temporary, flags, 0o600, dir_fd=directory), "wb") as file:
+    with os.fdopen(os.open(name, flags, 0o600, dir_fd=directory), "wb") as file:
         file.write(content)
         os.fchown(file.fileno(), *owner)
         os.fchmod(file.fileno(), mode)
-    os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    return name
+
+
+def _replace(directory: int, temporary: str, name: str, path: str) -> None:
+    try:
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except IsADirectoryError as reason:
+        os.unlink(temporary, dir_fd=directory)
+        raise Escape(f"file {path[:500]!r}: there is a directory of this name in the workspace") from reason

@@ -14,6 +14,8 @@ from agent.options import Options
 from agent.supervisor import Supervisor
 from events.agent import AgentSpec
 
+log = structlog.get_logger()
+
 
 def run(spec_json: str, options_json: str = "{}") -> int:
     """Supervise one incarnation to its end; returns the process's exit code."""
@@ -23,7 +25,9 @@ def run(spec_json: str, options_json: str = "{}") -> int:
         spec = AgentSpec.model_validate_json(spec_json)
         options = Options.model_validate_json(options_json)
     except ValidationError as reason:
-        print(f"the agent's spec is not valid: {reason.errors(include_input=False)}", file=sys.stderr)
+        log.error(  # noqa: TRY400 -- a traceback would show the spec, and with it the credential
+            "agent.refused", reason=str(reason.errors(include_input=False, include_url=False))
+        )
         return 2
     structlog.contextvars.bind_contextvars(project=spec.project, machine_id=str(spec.machine_id), epoch=spec.epoch)
     linux.adopt_orphans()

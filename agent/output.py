@@ -73,6 +73,10 @@ class Assembler:
     def __init__(self) -> None:
         self._rest = b""
 
+    @property
+    def held_bytes(self) -> int:
+        return len(self._rest)
+
     def feed(self, data: bytes) -> list[bytes]:
         held_cr = data.endswith(b"\r")
         whole = (self._rest + (data[:-1] if held_cr else data)).replace(b"\r\n", b"\n").replace(b"\r", b"\n")

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -113,14 +113,14 @@ class RunnerProcess:
 
 
 @contextlib.contextmanager
-def _boot_file(program: Program, defaults: Mapping[str, str]) -> Iterator[int]:
+def _boot_file(program: Program, defaults: Mapping[str, str]) -> Generator[int]:
     """A file in memory with the environment and the script, each ended by NUL; no NUL can be inside them."""
     settings = [f"{name}={value}" for name, value in {**defaults, **program.env}.items()]
     parts = [*settings, "", program.script or ""]
     content = "".join(part.replace("\0", "") + "\0" for part in parts).encode()
     memory = os.memfd_create("goal", os.MFD_CLOEXEC)
     try:
-        with open(os.dup(memory), "wb") as file:
+        with os.fdopen(os.dup(memory), "wb") as file:
             file.write(content)
         os.lseek(memory, 0, os.SEEK_SET)
         fd = fcntl.fcntl(memory, fcntl.F_DUPFD_CLOEXEC, _BOOT_FD_MIN)
@@ -146,8 +146,8 @@ def _pipe(stream: IO[bytes] | None) -> int:
 def _children(pid: int) -> list[int]:
     found: list[int] = []
     with contextlib.suppress(OSError):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (task / "children").read_text().split())
     return found
 
 

@@ -75,8 +75,9 @@ class Reports:
                 await self._connection.stream.publish(
                     waiting.subject, waiting.body, timeout=ACK_DEADLINE_S, headers=headers
                 )
-                return
             except (Error, OSError, TimeoutError) as reason:
                 log.info("report.not_acknowledged", subject=waiting.subject, reason=str(reason) or repr(reason))
                 await asyncio.sleep(delay_s)
                 delay_s = min(RETRY_MAX_S, delay_s * 2)
+            else:
+                return

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from pathlib import Path
 
 import structlog
@@ -70,7 +70,7 @@ class Supervisor:
         return 0 if known else 4
 
     @contextlib.asynccontextmanager
-    async def _background(self) -> AsyncIterator[None]:
+    async def _background(self) -> AsyncGenerator[None]:
         """What goes on beside the work; when one of these breaks, so does the agent, and its sandbox with it."""
         spec = self._spec
         commands = Commands(self._captures, self._verdict)
@@ -223,7 +223,7 @@ async def _stop(process: RunnerProcess, over: asyncio.Task[int], grace_s: float)
 
 
 @contextlib.asynccontextmanager
-async def _beside(*coroutines: Coroutine[None, None, None]) -> AsyncIterator[None]:
+async def _beside(*coroutines: Coroutine[None, None, None]) -> AsyncGenerator[None]:
     """Run these while the body runs."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(each) for each in coroutines]

@@ -20,7 +20,7 @@ WALK_SHARE = 20
 class Watch:
     """Looks at a running program until it takes more than it may."""
 
-    def __init__(self, root: Path, limits: Limits, options: Options, memory: bool) -> None:
+    def __init__(self, root: Path, limits: Limits, options: Options, *, memory: bool) -> None:
         self._trees = [str(root / name) for name in ("workspace", "home", "tmp")]
         self._root, self._limits, self._options, self._memory = root, limits, options, memory
 

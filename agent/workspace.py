@@ -58,7 +58,7 @@ class Workspace:
         self._cache = restore(self._spec.snapshot, targets, store, owner=None if owner == mine else owner)
         for file in self._spec.files:
             content = self._content(file)
-            inject.put(str(self._root / "workspace"), file.path, content, file.mode, owner)
+            inject.put(str(self._root / "workspace"), file.path, content, mode=file.mode, owner=owner)
         restore_ms = round((time.monotonic() - started) * 1000)
         return Restored(manifest.file_count, manifest.size_bytes, restore_ms)
 

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import traceback
+from types import FrameType
 from typing import NoReturn, TypedDict
 
 from agent import linux, main
@@ -29,6 +30,10 @@ class Asked(TypedDict, total=False):
     options: object
 
 
+def _noted(_number: int, _frame: FrameType | None) -> None:
+    """A handler must be there for the wake-up pipe to be written to."""
+
+
 class Zygote:
     """The loop: asked to fork and to kill, says who came and who went."""
 
@@ -40,7 +45,7 @@ class Zygote:
     def run(self) -> None:
         """Serve until the driver's end of the socket closes."""
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGCHLD, _noted)
         gc.collect()
         gc.freeze()
         self._say({"op": "ready", "pid": os.getpid()})
@@ -130,7 +135,7 @@ class Zygote:
         self._driver.sendall(len(data).to_bytes(4, "big") + data)
 
 
-def serve(descriptor: int, die_with_parent: bool) -> None:
+def serve(descriptor: int, *, die_with_parent: bool) -> None:
     """Run the zygote on this socket until its other end closes."""
     main.configure_logging()
     if die_with_parent:
@@ -144,4 +149,4 @@ def serve(descriptor: int, die_with_parent: bool) -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), sys.argv[2] == "1")
+    serve(int(sys.argv[1]), die_with_parent=sys.argv[2] == "1")

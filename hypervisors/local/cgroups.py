@@ -57,7 +57,7 @@ class Cgroups:
             controllers = tuple(c for c in V1_CONTROLLERS if c in options) if version == 1 else ()
             if version == 1 and not controllers:
                 continue
-            parent = mount / own.get(controllers[0] if version == 1 else "", "/").lstrip("/")
+            parent = mount / own.get(next(iter(controllers), ""), "/").lstrip("/")
             usable = _open_base(parent, name, version, limited)
             if usable is not None:
                 base, enabled = usable

@@ -61,12 +61,12 @@ class LocalHypervisor:
         self._data = settings.data.resolve()
         self._settings = settings
         self._machines = self._data / "machines"
-        self._zygote = Zygote(self._on_gone)
+        self.zygote = Zygote(self._on_gone)
         self._exits: asyncio.Queue[Exit] = asyncio.Queue(EXITS_MAX)
         self._meters: dict[str, _Meter] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._cgroups = cgroups.Cgroups()
-        self._sandbox: sandbox.Sandbox | None = None
+        self.cgroups = cgroups.Cgroups()
+        self.sandbox: sandbox.Sandbox | None = None
         self._tested: SelfTest | None = None
         self._metering: asyncio.Task[None] | None = None
 
@@ -74,7 +74,7 @@ class LocalHypervisor:
         self._machines.mkdir(parents=True, exist_ok=True, mode=0o755)
         if self._settings.use_cgroups:
             hub = hashlib.blake2s(str(self._data).encode(), digest_size=8).hexdigest()
-            self._cgroups = cgroups.Cgroups.discover(hub)
+            self.cgroups = cgroups.Cgroups.discover(hub)
         await asyncio.to_thread(incarnation.drop_tombstones, self._machines)
         self._metering = asyncio.create_task(self._meter(), name="local-hypervisor-meter")
         return self
@@ -85,15 +85,15 @@ class LocalHypervisor:
         if self._metering is not None:
             self._metering.cancel()
             await asyncio.gather(self._metering, return_exceptions=True)
-        await self._zygote.close()
+        await self.zygote.close()
 
     @property
     def enforcement(self) -> str:
-        rlimits = "cpu_time file_size open_files" + ("" if "memory" in self._cgroups.controllers else " data_segment")
-        processes = "" if "pids" in self._cgroups.controllers else " processes"
-        watched = "disk" + ("" if "memory" in self._cgroups.controllers else " memory")
-        unlimited = "" if "cpu" in self._cgroups.controllers else "; not limited: cpu share"
-        parts = [self._cgroups.description, f"rlimits: {rlimits}{processes}", f"watched by the agent: {watched}"]
+        rlimits = "cpu_time file_size open_files" + ("" if "memory" in self.cgroups.controllers else " data_segment")
+        processes = "" if "pids" in self.cgroups.controllers else " processes"
+        watched = "disk" + ("" if "memory" in self.cgroups.controllers else " memory")
+        unlimited = "" if "cpu" in self.cgroups.controllers else "; not limited: cpu share"
+        parts = [self.cgroups.description, f"rlimits: {rlimits}{processes}", f"watched by the agent: {watched}"]
         return "; ".join(part for part in parts if part) + unlimited
 
     async def self_test(self) -> SelfTest:
@@ -101,9 +101,9 @@ class LocalHypervisor:
         started = time.monotonic()
         try:
             bwrap = (self._settings.bwrap or sandbox.bundled_bwrap()).resolve()
-            self._sandbox = sandbox.prepare(self._data, bwrap, seccomp.program())
-            await self._zygote.start()
-            problems = await asyncio.to_thread(selftest.problems, self._sandbox, self._cgroups, self._data)
+            self.sandbox = sandbox.prepare(self._data, bwrap, seccomp.program())
+            await self.zygote.start()
+            problems = await asyncio.to_thread(selftest.problems, self.sandbox, self.cgroups, self._data)
         except (OSError, Refused, Unreachable) as reason:
             problems = (str(reason),)
         took_ms = int((time.monotonic() - started) * 1000)
@@ -119,7 +119,7 @@ class LocalHypervisor:
         """
         here = Incarnation(self._machines, spec.machine_id, spec.epoch)
         async with self._locks.setdefault(here.leaf, asyncio.Lock()):
-            if here.leaf in self._zygote.running or here.record() is not None:
+            if here.leaf in self.zygote.running or here.record() is not None:
                 return self._vm(here)
             confine = await self._ready(spec)
             groups = self._make_groups(here, spec)
@@ -147,7 +147,7 @@ class LocalHypervisor:
         """
         here = Incarnation(self._machines, machine_id, epoch)
         async with self._locks.setdefault(here.leaf, asyncio.Lock()):
-            await self._zygote.kill(here.leaf)
+            await self.zygote.kill(here.leaf)
             groups = self._groups(here)
             await asyncio.to_thread(cgroups.kill, groups)
             usage = await self.usage(machine_id, epoch)
@@ -190,7 +190,7 @@ class LocalHypervisor:
 
     async def _ready(self, spec: MachineSpec) -> sandbox.Sandbox:
         tested = self._tested or await self.self_test()
-        if not tested.ok or self._sandbox is None:
+        if not tested.ok or self.sandbox is None:
             raise Refused(f"host {self.node} failed its self-test: {'; '.join(tested.problems)}")
         host_mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024 // 1024
         if spec.limits.memory_mib > host_mib:
@@ -198,27 +198,27 @@ class LocalHypervisor:
         cores = os.cpu_count() or 1
         if spec.limits.cpu_milli > cores * 1000:
             raise Refused(f"asked {spec.limits.cpu_milli} thousandths of a core, host {self.node} has {cores * 1000}")
-        return self._sandbox
+        return self.sandbox
 
     async def _fork(self, here: Incarnation, spec: AgentSpec) -> None:
         try:
-            await self._zygote.fork(here.leaf, spec.model_dump_json(), self._settings.agent_options)
+            await self.zygote.fork(here.leaf, spec.model_dump_json(), self._settings.agent_options)
         except Unreachable:
-            if here.leaf not in self._zygote.running:
+            if here.leaf not in self.zygote.running:
                 here.forget()
             raise
 
     def _make_groups(self, here: Incarnation, spec: MachineSpec) -> tuple[Path, ...]:
         try:
-            return self._cgroups.make(here.leaf, spec.limits)
+            return self.cgroups.make(here.leaf, spec.limits)
         except OSError as reason:
             raise Unreachable(f"could not make the control groups of {here.leaf}: {reason}") from reason
 
     def _agent_spec(
         self, spec: MachineSpec, here: Incarnation, confine: sandbox.Sandbox, groups: tuple[Path, ...]
     ) -> AgentSpec:
-        by_cgroup = "memory" in self._cgroups.controllers
-        launcher = confine.launcher(here.root, spec.machine_id, spec.limits, groups, spec.deadline_in_s, by_cgroup)
+        place = sandbox.Place(here.root, groups, "memory" in self.cgroups.controllers)
+        launcher = confine.launcher(place, spec.machine_id, spec.limits, spec.deadline_in_s)
         given = {name: getattr(spec, name) for name in MachineSpec.model_fields}
         return AgentSpec(
             **given,
@@ -234,7 +234,7 @@ class LocalHypervisor:
         record = here.record()
         recorded = [Path(group) for group in record.cgroups] if record else []
         return tuple(
-            dict.fromkeys([*(group for group in recorded if group.is_dir()), *self._cgroups.directories(here.leaf)])
+            dict.fromkeys([*(group for group in recorded if group.is_dir()), *self.cgroups.directories(here.leaf)])
         )
 
     def _vm(self, here: Incarnation) -> Vm:
@@ -245,7 +245,7 @@ class LocalHypervisor:
             project=record.project if record else "",
             vm_id=here.leaf,
             node=self.node,
-            running=here.leaf in self._zygote.running,
+            running=here.leaf in self.zygote.running,
             enforcement=record.enforcement if record else "",
             created_at=record.created_at if record else datetime.fromtimestamp(here.root.stat().st_mtime, UTC),
         )
@@ -263,14 +263,14 @@ class LocalHypervisor:
         """Add up memory over time; saved now and then so that a killed hub still knows most of it."""
         while True:
             await asyncio.sleep(METER_INTERVAL_S)
-            for leaf in self._zygote.running:
+            for leaf in self.zygote.running:
                 meter = self._meters.get(leaf)
                 if meter is not None:
                     await asyncio.to_thread(self._read_meter, leaf, meter)
 
     def _read_meter(self, leaf: str, meter: _Meter) -> None:
         now_s = time.monotonic()
-        reading = cgroups.read(self._cgroups.directories(leaf))
+        reading = cgroups.read(self.cgroups.directories(leaf))
         if meter.read_at_s:
             meter.memory_byte_s += reading.memory_bytes * (now_s - meter.read_at_s)
         meter.memory_peak_bytes = max(meter.memory_peak_bytes, reading.memory_peak_bytes)
@@ -285,8 +285,6 @@ class LocalHypervisor:
 
 async def _remove_tree(root: Path) -> None:
     """Remove a tree that a hostile program made: `rm` copes with any depth and any names, and follows no links."""
-    if not root.exists():
-        return
     remove = await asyncio.create_subprocess_exec(
         "rm", "-rf", "--one-file-system", "--", str(root), stderr=asyncio.subprocess.PIPE
     )

@@ -67,10 +67,12 @@ class Incarnation:
 
     def make(self, record: Record, uid: int) -> None:
         """Make its directories; harmless when they are there."""
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o755)
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.root.chmod(0o755)
         _write(self.root / "record.json", record.model_dump_json())
         for name in WRITABLE:
-            (self.root / name).mkdir(exist_ok=True, mode=0o755)
+            (self.root / name).mkdir(exist_ok=True)
+            (self.root / name).chmod(0o755)
             if os.geteuid() == 0:
                 os.chown(self.root / name, uid, uid)
 

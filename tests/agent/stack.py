@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.stack.nats import EmbeddedNats
+from cli.stack.nats import EmbeddedNats, NatsConfig
 from events.agent import AgentFinished, MachineSpec
 from hypervisors.local import LocalHypervisor, LocalSettings
 from tests.agent.hub import Hub, hub_of
@@ -36,11 +36,13 @@ class Stack:
 
 
 @asynccontextmanager
-async def stack_in(directory: Path, *, use_cgroups: bool = True, agent_options: str = "{}") -> AsyncGenerator[Stack]:
+async def stack_in(
+    directory: Path, *, use_cgroups: bool = True, agent_options: str = "{}", port: int | None = None
+) -> AsyncGenerator[Stack]:
     settings = LocalSettings(directory / "data", use_cgroups=use_cgroups, agent_options=agent_options)
     base = Base(directory / "base")
     async with (
-        EmbeddedNats(directory / "nats") as server,
+        EmbeddedNats(directory / "nats", NatsConfig(port=port or -1)) as server,
         hub_of(server.url) as hub,
         LocalHypervisor(settings) as hypervisor,
     ):

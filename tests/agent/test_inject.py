@@ -11,7 +11,7 @@ ME = (os.getuid(), os.getgid())
 
 
 def test_a_file_is_put_with_its_mode_and_the_directories_it_needs(tmp_path: Path) -> None:
-    put(str(tmp_path), "a/b/run.sh", b"echo hi\n", 0o755, ME)
+    put(str(tmp_path), "a/b/run.sh", b"echo hi\n", mode=0o755, owner=ME)
     target = tmp_path / "a/b/run.sh"
     assert target.read_bytes() == b"echo hi\n"
     assert target.stat().st_mode & 0o777 == 0o755
@@ -25,9 +25,9 @@ def test_a_link_in_a_parents_place_is_refused_and_nothing_is_written_behind_it(t
     workspace.mkdir()
     (workspace / "a").symlink_to(outside)
     with pytest.raises(Escape, match="'a' is a link"):
-        put(str(workspace), "a/evil", b"x", 0o644, ME)
+        put(str(workspace), "a/evil", b"x", mode=0o644, owner=ME)
     with pytest.raises(Escape, match="'a' is a link"):
-        put(str(workspace), "a/deep/evil", b"x", 0o644, ME)
+        put(str(workspace), "a/deep/evil", b"x", mode=0o644, owner=ME)
     assert list(outside.iterdir()) == []
 
 
@@ -37,7 +37,7 @@ def test_a_link_in_the_files_own_place_is_replaced_and_not_followed(tmp_path: Pa
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     (workspace / "config").symlink_to(secret)
-    put(str(workspace), "config", b"new", 0o600, ME)
+    put(str(workspace), "config", b"new", mode=0o600, owner=ME)
     assert secret.read_text() == "mine"
     assert not (workspace / "config").is_symlink()
     assert (workspace / "config").read_text() == "new"
@@ -49,14 +49,14 @@ def test_a_hard_link_in_the_files_place_is_replaced_and_its_other_name_keeps_its
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     (workspace / "config").hardlink_to(other)
-    put(str(workspace), "config", b"new", 0o644, ME)
+    put(str(workspace), "config", b"new", mode=0o644, owner=ME)
     assert other.read_text() == "mine"
 
 
 def test_a_directory_in_the_files_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     with pytest.raises(Escape, match="directory of this name"):
-        put(str(tmp_path), "src", b"x", 0o644, ME)
+        put(str(tmp_path), "src", b"x", mode=0o644, owner=ME)
+    (tmp_path / "file").write_text("")
     with pytest.raises(Escape):
-        (tmp_path / "file").write_text("")
-        put(str(tmp_path), "file/below", b"x", 0o644, ME)
+        put(str(tmp_path), "file/below", b"x", mode=0o644, owner=ME)

@@ -22,7 +22,10 @@ def test_a_crlf_cut_in_two_is_one_line_end() -> None:
     assert lines_of(b"a\r", b"\nb\n") == [b"a", b"b"]
 
 
-@given(st.lists(st.sampled_from([b"a", "é".encode(), "🙂".encode(), b"\n", b"\r\n", b"\r", b"\xff", b""])), st.integers(1, 7))
+@given(
+    st.lists(st.sampled_from([b"a", "é".encode(), "🙂".encode(), b"\n", b"\r\n", b"\r", b"\xff", b""])),
+    st.integers(1, 7),
+)
 def test_lines_do_not_depend_on_how_the_pipe_cuts_them(parts: list[bytes], size: int) -> None:
     whole = b"".join(parts)
     cut = [whole[at : at + size] for at in range(0, len(whole), size)]
@@ -35,7 +38,7 @@ def test_an_unfinished_line_never_grows_beyond_its_bound(data: bytes, size: int)
     for at in range(0, len(data), size):
         for line in assembler.feed(data[at : at + size]):
             assert all(len(piece.encode()) <= OUTPUT_LINE_BYTES_MAX for piece in pieces(line))
-        assert len(assembler._rest) <= OUTPUT_LINE_BYTES_MAX + 1
+        assert assembler.held_bytes <= OUTPUT_LINE_BYTES_MAX + 1
 
 
 def test_a_long_line_is_cut_between_characters() -> None:

@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import os
 import time
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 
@@ -28,10 +26,9 @@ from events.project import CheckpointPolicy
 from events.words import CheckpointType, CreationContext, MachineType
 from snapshots.directory import DirectoryChunkStore
 from snapshots.restore import restore
-from tests.agent.hub import hub_of
-from tests.agent.machines import Base, finished, report
+from tests.agent.machines import finished, report
 from tests.agent.stack import Stack, stack_in
-from tests.harness.places import short_directory
+from tests.harness.places import free_port, short_directory
 from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -51,7 +48,9 @@ def files_of(stack: Stack, digest: str, directory: Path) -> dict[str, str]:
 
 
 async def test_a_goal_runs_in_the_restored_workspace_and_its_end_is_captured(stack: Stack, tmp_path: Path) -> None:
-    spec = stack.base.spec("cat README; echo more >> README; mkdir -p src; echo x > src/new; echo y > ~/.history", stack.server.url)
+    spec = stack.base.spec(
+        "cat README; echo more >> README; mkdir -p src; echo x > src/new; echo y > ~/.history", stack.server.url
+    )
     end = await stack.run(spec)
     reports = await stack.hub.reports(spec.machine_id)
     kinds = [AgentRegistered, WorkspaceRestored, WorkspaceCaptured, WorkspaceCaptured, AgentFinished]
@@ -96,7 +95,9 @@ async def test_a_goal_of_a_hundred_kilobytes_runs(stack: Stack) -> None:
 
 
 async def test_output_is_valid_text_whatever_the_goal_writes(stack: Stack) -> None:
-    _, lines = await stack.goal(r"printf 'caf\xe9\n'; printf '\x1b[31mred\x1b[0m\n'; printf '10%%\r20%%\r\n'; printf 'no end'")
+    _, lines = await stack.goal(
+        r"printf 'caf\xe9\n'; printf '\x1b[31mred\x1b[0m\n'; printf '10%%\r20%%\r\n'; printf 'no end'"
+    )
     assert lines == ["caf�", "\\x1b[31mred\\x1b[0m", "10%", "20%", "no end"]
 
 
@@ -138,8 +139,13 @@ async def test_the_first_line_does_not_wait_for_the_next(stack: Stack) -> None:
     await stack.hypervisor.destroy(spec.machine_id, 1)
 
 
-async def test_injected_files_are_there_before_the_goal_and_in_the_first_checkpoint(stack: Stack, tmp_path: Path) -> None:
-    files = (InjectedFile(path="README", text="replaced\n"), InjectedFile(path="bin/tool", text="echo tool\n", mode=0o755))
+async def test_injected_files_are_there_before_the_goal_and_in_the_first_checkpoint(
+    stack: Stack, tmp_path: Path
+) -> None:
+    files = (
+        InjectedFile(path="README", text="replaced\n"),
+        InjectedFile(path="bin/tool", text="echo tool\n", mode=0o755),
+    )
     spec = stack.base.spec("cat README; stat -c %U bin/tool; bin/tool", stack.server.url, files=files)
     await stack.run(spec)
     assert await stack.hub.text(spec.machine_id) == ["replaced", "agent", "tool"]
@@ -178,11 +184,15 @@ async def test_a_machine_type_without_a_runner_fails_with_the_reason(stack: Stac
     assert "aider" in end.reason
 
 
-async def test_a_capture_on_request_is_answered_and_reported_and_the_chain_goes_on_from_it(stack: Stack, tmp_path: Path) -> None:
+async def test_a_capture_on_request_is_answered_and_reported_and_the_chain_goes_on_from_it(
+    stack: Stack, tmp_path: Path
+) -> None:
     spec = stack.base.spec("echo one > work; echo up; sleep 30", stack.server.url)
     await stack.hypervisor.create(spec)
     await output_of(stack, spec, "up")
-    asked = Capture(checkpoint_id=uuid7(), checkpoint_type=CheckpointType.MANUAL, creation_context=CreationContext.REQUESTED)
+    asked = Capture(
+        checkpoint_id=uuid7(), checkpoint_type=CheckpointType.MANUAL, creation_context=CreationContext.REQUESTED
+    )
     answers = await asyncio.gather(*(stack.hub.command(spec.machine_id, "Capture", asked) for _ in range(3)))
     assert [answer["report"] for answer in answers] == ["WorkspaceCaptured"] * 3
     assert {str(answer["checkpoint_id"]) for answer in answers} == {str(asked.checkpoint_id)}
@@ -203,7 +213,9 @@ async def test_a_capture_while_the_goal_writes_is_one_moment(stack: Stack, tmp_p
     await stack.hypervisor.create(spec)
     await output_of(stack, spec, "up")
     for n in range(5):
-        asked = Capture(checkpoint_id=uuid7(), checkpoint_type=CheckpointType.MANUAL, creation_context=CreationContext.REQUESTED)
+        asked = Capture(
+            checkpoint_id=uuid7(), checkpoint_type=CheckpointType.MANUAL, creation_context=CreationContext.REQUESTED
+        )
         answer = await stack.hub.command(spec.machine_id, "Capture", asked)
         files = files_of(stack, str(answer["snapshot"]), tmp_path / str(n))
         a, b = files["workspace/a"].strip(), files["workspace/b"].strip()
@@ -212,11 +224,8 @@ async def test_a_capture_while_the_goal_writes_is_one_moment(stack: Stack, tmp_p
 
 
 async def test_what_changes_is_captured_by_interval_and_what_does_not_is_not(stack: Stack) -> None:
-    policy = CheckpointPolicy(at_start=False, interval_s=5).model_copy(update={"interval_s": 0.3})
-    spec = stack.base.spec("sleep 1; echo x > new; sleep 30", stack.server.url)
-    spec = spec.model_copy(update={"policy": policy})
-    # interval_s below 5 is not valid in a spec, so the shortest valid one is what the agent is given
-    spec = spec.model_copy(update={"policy": CheckpointPolicy(at_start=False, interval_s=5)})
+    policy = CheckpointPolicy(at_start=False, interval_s=5)
+    spec = stack.base.spec("sleep 1; echo x > new; sleep 30", stack.server.url, policy=policy)
     await stack.hypervisor.create(spec)
     taken = await report(stack.hub, spec.machine_id, WorkspaceCaptured)
     assert (taken.creation_context, taken.added) == (CreationContext.TIMER, 1)
@@ -250,7 +259,9 @@ async def test_stopping_before_the_goal_has_started_ends_it_cancelled(stack: Sta
 
 
 @pytest.mark.parametrize(("name", "body"), [("Dance", b"{}"), ("Capture", b"{}"), ("Capture", b"\xff"), ("Stop", b"[")])
-async def test_a_command_that_makes_no_sense_is_answered_and_harms_nothing(stack: Stack, name: str, body: bytes) -> None:
+async def test_a_command_that_makes_no_sense_is_answered_and_harms_nothing(
+    stack: Stack, name: str, body: bytes
+) -> None:
     spec = stack.base.spec("echo up; sleep 100", stack.server.url)
     await stack.hypervisor.create(spec)
     await output_of(stack, spec, "up")
@@ -291,7 +302,9 @@ async def test_an_agent_beats(stack: Stack) -> None:
 async def test_progress_that_a_script_says_is_reported(stack: Stack) -> None:
     spec = stack.base.spec("echo '::progress 40% half of it'", stack.server.url)
     await stack.run(spec)
-    assert await report(stack.hub, spec.machine_id, AgentProgressed) == AgentProgressed(message="half of it", percent=40)
+    assert await report(stack.hub, spec.machine_id, AgentProgressed) == AgentProgressed(
+        message="half of it", percent=40
+    )
 
 
 @pytest.mark.parametrize(
@@ -310,7 +323,7 @@ async def test_what_counts_as_progress(line: str, progress: AgentProgressed | No
 
 async def test_work_goes_on_without_the_hub_and_is_told_when_it_is_back() -> None:
     with short_directory() as directory:
-        async with stack_in(directory) as stack:
+        async with stack_in(directory, port=free_port()) as stack:
             spec = stack.base.spec("echo up; sleep 1; seq 5; echo x > done", stack.server.url)
             await stack.hypervisor.create(spec)
             await output_of(stack, spec, "up")

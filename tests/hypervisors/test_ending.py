@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from events.agent import AgentFinished, MachineSpec, Stop
+from events.agent import AgentFinished, AgentRegistered, MachineSpec, Stop
 from hypervisors.local import LocalHypervisor, LocalSettings
-from tests.agent.machines import finished
+from tests.agent.machines import finished, report
 from tests.agent.stack import Stack, stack_in
 from tests.harness.places import short_directory
 from tests.harness.waiting import eventually
@@ -32,7 +32,7 @@ async def main():
         specs = [MachineSpec.model_validate_json(line) for line in sys.argv[2:]]
         for spec in specs:
             await hypervisor.create(spec)
-        print(json.dumps({"zygote": hypervisor._zygote.pid, "tested": hypervisor._tested.ok}), flush=True)
+        print(json.dumps({"zygote": hypervisor.zygote.pid, "tested": hypervisor._tested.ok}), flush=True)
         await asyncio.sleep(1000)
 
 asyncio.run(main())
@@ -40,7 +40,7 @@ asyncio.run(main())
 
 
 def uid(stack: Stack, spec: MachineSpec) -> int:
-    sandbox = stack.hypervisor._sandbox
+    sandbox = stack.hypervisor.sandbox
     assert sandbox is not None
     return sandbox.host_uid(spec.machine_id)
 
@@ -84,7 +84,9 @@ async def test_a_goal_that_ignores_every_signal_is_gone_when_its_grace_is_over(a
 
 
 async def test_a_goal_hears_the_interrupt_first_and_may_end_well(stack: Stack) -> None:
-    spec = stack.base.spec("trap 'echo saved > state; exit 7' INT; echo up; while :; do sleep 0.05; done", stack.server.url)
+    spec = stack.base.spec(
+        "trap 'echo saved > state; exit 7' INT; echo up; while :; do sleep 0.05; done", stack.server.url
+    )
     await stack.hypervisor.create(spec)
     await output_of(stack, spec)
     end = await stop(stack, spec, grace_s=10)
@@ -97,7 +99,7 @@ async def test_a_goal_that_kills_its_parent_and_all_it_can_see_only_ends_itself(
     assert end.outcome == "failed"
     assert end.exit_code == -9
     assert await stack.hub.text(spec.machine_id) == ["alive"]
-    assert alive(stack.hypervisor._zygote.pid)
+    assert alive(stack.hypervisor.zygote.pid)
 
 
 async def test_a_deadline_ends_a_goal_as_expired(stack: Stack) -> None:
@@ -113,7 +115,7 @@ async def test_destroying_a_running_machine_kills_all_of_it(stack: Stack) -> Non
     assert len(of_user(uid(stack, spec))) >= 5
     await stack.hypervisor.destroy(spec.machine_id, 1)
     assert of_user(uid(stack, spec)) == []
-    assert not stack.hypervisor._cgroups.directories(f"{spec.machine_id}.1")
+    assert not stack.hypervisor.cgroups.directories(f"{spec.machine_id}.1")
 
 
 async def test_creating_twice_makes_one_machine_even_at_the_same_time(stack: Stack) -> None:
@@ -129,8 +131,7 @@ async def test_an_agent_that_is_killed_takes_its_sandbox_with_it_and_is_said(sta
     spec = stack.base.spec("echo up; sleep 1000", stack.server.url)
     await stack.hypervisor.create(spec)
     await output_of(stack, spec)
-    pid = next(r.pid for r in await stack.hub.reports(spec.machine_id) if hasattr(r, "pid"))  # pyright: ignore
-    os.kill(pid, signal.SIGKILL)
+    os.kill((await report(stack.hub, spec.machine_id, AgentRegistered)).pid, signal.SIGKILL)
     async for gone in stack.hypervisor.exits():
         if gone.machine_id == spec.machine_id:
             assert (gone.epoch, gone.exit_code) == (1, -9)
@@ -147,7 +148,7 @@ async def test_a_killed_zygote_loses_its_machines_and_the_next_machine_gets_a_ne
             lost = stack.base.spec("echo up; sleep 1000", stack.server.url)
             await stack.hypervisor.create(lost)
             await output_of(stack, lost)
-            os.kill(stack.hypervisor._zygote.pid, signal.SIGKILL)
+            os.kill(stack.hypervisor.zygote.pid, signal.SIGKILL)
             gone = await anext(aiter(stack.hypervisor.exits()))
             assert gone.machine_id == lost.machine_id
             await eventually(lambda: of_user(uid(stack, lost)) == [])
@@ -184,7 +185,7 @@ async def test_a_hub_killed_with_9_leaves_nothing_running_and_its_next_start_fin
                     usage = await again.destroy(vm.machine_id, vm.epoch)
                     assert usage.started_at is not None
                 assert await again.list() == []
-                assert again._cgroups.leaves() == set()
+                assert again.cgroups.leaves() == set()
 
 
 async def test_fifty_machines_at_once_all_end_well(stack: Stack) -> None:

@@ -9,12 +9,15 @@ import pytest
 from hypervisors.local import LocalHypervisor, LocalSettings
 from hypervisors.local.cgroups import Cgroups
 from hypervisors.port import Refused
+from tests.agent.machines import finished
 from tests.agent.stack import Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_a_goal_sees_its_own_environment_and_nothing_of_ours(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_goal_sees_its_own_environment_and_nothing_of_ours(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AUTOVIBE_API_KEY", "a secret of the hub")
     goal = "env -0 | tr '\\n' ' ' | tr '\\0' '\\n' | grep -v '^_='"
     spec = stack.base.spec(goal, stack.server.url, env={"GREETING": "good\nmorning", "LD_PRELOAD": ""})
@@ -31,7 +34,9 @@ async def test_a_goal_sees_its_own_environment_and_nothing_of_ours(stack: Stack,
 
 
 async def test_the_environment_of_a_goal_never_loads_code_outside_of_the_sandbox(stack: Stack) -> None:
-    spec = stack.base.spec("echo ran", stack.server.url, env={"LD_PRELOAD": "/nonexistent.so", "BASH_ENV": "/workspace/x"})
+    spec = stack.base.spec(
+        "echo ran", stack.server.url, env={"LD_PRELOAD": "/nonexistent.so", "BASH_ENV": "/workspace/x"}
+    )
     end = await stack.run(spec)
     assert end.exit_code == 0
     errors = " ".join(await stack.hub.text(spec.machine_id, source="stderr"))
@@ -53,7 +58,8 @@ async def test_no_process_list_of_the_host_shows_the_goal_or_its_environment(sta
 async def test_no_file_of_the_host_beyond_the_system_can_be_read(stack: Stack) -> None:
     secret = stack.directory / "secret"
     secret.write_text("the hub's")
-    goal = f"cat {secret} /etc/shadow /etc/hostname {stack.base.store}/* /proc/1/environ /root/.bashrc 2>/dev/null; ls /etc /home /"
+    wanted = f"{secret} /etc/shadow /etc/hostname {stack.base.store}/* /proc/1/environ /root/.bashrc"
+    goal = f"cat {wanted} 2>/dev/null; ls /etc /home /"
     _, lines = await stack.goal(goal)
     text = "\n".join(lines)
     assert "the hub's" not in text
@@ -69,7 +75,8 @@ async def test_nothing_outside_of_workspace_home_and_tmp_can_be_written(stack: S
 
 
 async def test_a_goal_is_an_ordinary_user_without_any_capability(stack: Stack) -> None:
-    goal = "id -u; hostname; grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status; unshare -Ur true; mount -t tmpfs x /tmp"
+    look = "id -u; hostname; grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status"
+    goal = f"{look}; unshare -Ur true || mount -t tmpfs x /tmp"
     end, lines = await stack.goal(goal)
     assert lines[:2] == ["1000", "autovibe"]
     values = [line.split("\\x09")[-1].split("\t")[-1] for line in lines[2:]]
@@ -80,8 +87,11 @@ async def test_a_goal_is_an_ordinary_user_without_any_capability(stack: Stack) -
 async def test_a_goal_runs_as_a_user_of_the_host_that_owns_nothing_else(stack: Stack) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root: as another user the sandbox has that user's id")
-    first, second = stack.base.spec("touch mine; sleep 30", stack.server.url), stack.base.spec("sleep 30", stack.server.url)
-    sandbox = stack.hypervisor._sandbox
+    first, second = (
+        stack.base.spec("touch mine; sleep 30", stack.server.url),
+        stack.base.spec("sleep 30", stack.server.url),
+    )
+    sandbox = stack.hypervisor.sandbox
     assert sandbox is not None
     uids = {sandbox.host_uid(first.machine_id), sandbox.host_uid(second.machine_id)}
     assert 0 not in uids
@@ -106,11 +116,15 @@ async def test_there_is_no_network_not_even_the_hosts_loopback_or_abstract_socke
 
 
 async def test_no_descriptor_of_the_host_is_left_open_inside(stack: Stack) -> None:
-    _, lines = await stack.goal("cd /proc/self/fd; for f in *; do readlink $f; done | grep -vE '^(/dev/null|pipe:|/proc/)'")
+    _, lines = await stack.goal(
+        "cd /proc/self/fd; for f in *; do readlink $f; done | grep -vE '^(/dev/null|pipe:|/proc/)'"
+    )
     assert lines == []
 
 
-async def test_a_bwrap_that_does_not_isolate_refuses_the_host_and_says_what_is_wrong(stack: Stack, tmp_path: Path) -> None:
+async def test_a_bwrap_that_does_not_isolate_refuses_the_host_and_says_what_is_wrong(
+    stack: Stack, tmp_path: Path
+) -> None:
     fake = tmp_path / "bwrap"
     fake.write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\nshift\nexec "$@"\n')
     fake.chmod(0o755)
@@ -144,5 +158,24 @@ async def test_the_host_says_what_enforces_the_limits(stack: Stack) -> None:
     tested = await stack.hypervisor.self_test()
     assert tested.ok, tested.problems
     assert "file_size" in tested.enforcement
-    if Cgroups.discover("probe-test").controllers == {"memory", "cpu", "pids"}:
+    if len(Cgroups.discover("probe-test").controllers) == 3:
         assert tested.enforcement.startswith("cgroup v")
+
+
+async def test_machines_run_below_a_home_that_nobody_else_may_enter_with_files_made_private(
+    stack: Stack, tmp_path: Path
+) -> None:
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    before = os.umask(0o077)
+    try:
+        async with LocalHypervisor(LocalSettings(private / "data")) as hypervisor:
+            tested = await hypervisor.self_test()
+            assert tested.ok, tested.problems
+            spec = stack.base.spec("cat README > copy; cat copy", stack.server.url)
+            await hypervisor.create(spec)
+            await finished(stack.hub, spec.machine_id)
+            assert await stack.hub.text(spec.machine_id) == ["hello"]
+            await hypervisor.destroy(spec.machine_id, 1)
+    finally:
+        os.umask(before)

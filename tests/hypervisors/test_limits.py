@@ -18,8 +18,8 @@ FORK_BOMB = "bomb() { bomb | bomb & }; echo up; bomb; while :; do :; done"
 
 
 def uid(stack: Stack, machine_id: object) -> int:
-    assert stack.hypervisor._sandbox is not None
-    return stack.hypervisor._sandbox.host_uid(machine_id)  # pyright: ignore[reportArgumentType]
+    assert stack.hypervisor.sandbox is not None
+    return stack.hypervisor.sandbox.host_uid(machine_id)  # pyright: ignore[reportArgumentType]
 
 
 async def test_a_script_that_forks_for_ever_stays_below_its_limit_and_ends_at_its_deadline(
@@ -49,13 +49,17 @@ async def test_a_script_that_wants_more_memory_than_its_limit_is_ended(any_stack
 
 
 async def test_a_script_killed_for_its_memory_is_told_so(stack: Stack) -> None:
-    spec = stack.base.spec("set -o pipefail; head -c 400000000 /dev/zero | tail -c 400000000 > /dev/null", stack.server.url)
+    spec = stack.base.spec(
+        "set -o pipefail; head -c 400000000 /dev/zero | tail -c 400000000 > /dev/null", stack.server.url
+    )
     end = await stack.run(spec)
     assert end.outcome == "failed"
     assert "128 MiB" in end.reason
 
 
-async def test_many_small_processes_together_are_held_to_the_memory_limit_without_control_groups(plain_stack: Stack) -> None:
+async def test_many_small_processes_together_are_held_to_the_memory_limit_without_control_groups(
+    plain_stack: Stack,
+) -> None:
     goal = "for i in 1 2 3 4; do (x=$(head -c 50000000 /dev/zero | tr '\\0' x); sleep 20) & done; wait"
     end, _ = await plain_stack.goal(goal)
     assert end.outcome == "failed"
@@ -89,7 +93,7 @@ async def test_a_script_that_writes_a_million_files_is_ended_by_its_disk_limit(s
 
 
 async def test_a_busy_script_gets_no_more_of_a_core_than_its_limit(stack: Stack) -> None:
-    if "cpu" not in stack.hypervisor._cgroups.controllers:
+    if "cpu" not in stack.hypervisor.cgroups.controllers:
         pytest.skip("this host has no cpu controller that we may use")
     limits = SMALL.model_copy(update={"cpu_milli": 200})
     spec = stack.base.spec("timeout 1.5 bash -c 'while :; do :; done'; true", stack.server.url, limits=limits)
@@ -101,7 +105,10 @@ async def test_a_busy_script_gets_no_more_of_a_core_than_its_limit(stack: Stack)
 
 @pytest.mark.parametrize(
     ("limits", "said"),
-    [(Limits(memory_mib=4_194_304), "asked 4194304 MiB of memory"), (Limits(cpu_milli=256_000), "asked 256000 thousandths")],
+    [
+        (Limits(memory_mib=4_194_304), "asked 4194304 MiB of memory"),
+        (Limits(cpu_milli=256_000), "asked 256000 thousandths"),
+    ],
 )
 async def test_what_the_host_does_not_have_is_refused_in_numbers(stack: Stack, limits: Limits, said: str) -> None:
     spec = stack.base.spec("true", stack.server.url, limits=limits)
@@ -134,5 +141,5 @@ async def test_nothing_of_a_destroyed_machine_is_left_on_the_host(stack: Stack) 
     await stack.hypervisor.destroy(spec.machine_id, 1)
     assert spec.machine_id not in {each.machine_id for each in await stack.hypervisor.list()}
     assert not (stack.directory / "data" / "machines" / str(spec.machine_id) / "1").exists()
-    assert vm.vm_id not in stack.hypervisor._cgroups.leaves()
+    assert vm.vm_id not in stack.hypervisor.cgroups.leaves()
     await eventually(lambda: of_user(uid(stack, spec.machine_id)) == [])
