@@ -13,12 +13,23 @@ import orjson
 
 from services.kit.bus import open_client
 from services.kit.errors import Transient
-from services.kit.settings import BusSettings
+from services.kit.settings import BusSettings, TopologySettings
 from services.kit.topology import Unsafe
 from services.kit.wire import Wire, mapping
 
 TIMEOUT_S = 5.0
 ANSWER_BYTES_MAX = 8 * 1024 * 1024
+
+
+async def check(settings: TopologySettings) -> bool:
+    """Ask however the settings allow. Returns whether there was anybody to ask; raises as `check_by_monitor`."""
+    if settings.nats_monitor_url:
+        await check_by_monitor(settings.nats_monitor_url)
+    elif settings.nats_system_creds:
+        await check_by_system(settings, settings.nats_system_creds)
+    else:
+        return False
+    return True
 
 
 async def check_by_monitor(url: str) -> None:
@@ -40,7 +51,7 @@ async def check_by_monitor(url: str) -> None:
     _judge(url, found)
 
 
-async def check_by_system(settings: BusSettings, system_creds: Path) -> None:
+async def check_by_system(settings: BusSettings, system_creds: Path | None) -> None:
     """Ask through the system account; raises as `check_by_monitor`."""
     system = settings.model_copy(update={"nats_creds": system_creds, "nats_inbox_prefix": "_INBOX"})
     client = await open_client(system, "autovibe durable")

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import orjson
 import structlog
@@ -46,21 +46,47 @@ M = TypeVar("M")
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("reactor")
 
 
-@dataclass(slots=True)
-class Reactor(Generic[M]):
-    """One handler on one durable."""
+@dataclass(frozen=True, slots=True)
+class Route(Generic[M]):
+    """Which messages of a durable a handler takes, and how they are read for it."""
 
-    stream: str
-    durable: str
+    subjects: tuple[str, ...]
     handler: Callable[[M], Awaitable[None]]
     read: Callable[[RawMessage], M]
     bind: Callable[[M], dict[str, str]]
+
+    async def handle(self, stored: RawMessage) -> None:
+        try:
+            message = self.read(stored)
+        except ValueError as error:
+            raise Poison(f"cannot be read: {error}") from error
+        with bound_contextvars(**self.bind(message)):
+            await self.handler(message)
+
+    def takes(self, subject: str) -> bool:
+        return any(covers(wanted, subject) for wanted in self.subjects)
+
+
+@dataclass(slots=True)
+class Reactor:
+    """One durable and its handlers."""
+
+    stream: str
+    durable: str
     concurrency: int
     attempts_max: int
+    routes: list[Route[Any]] = field(default_factory=list[Route[Any]])
     locks: KeyedLocks[str] = field(default_factory=KeyedLocks[str])
     failures: OrderedDict[int, int] = field(default_factory=OrderedDict[int, int])
     running: int = 0
     progressed_at: float = field(default_factory=time.monotonic)
+
+    async def handle(self, stored: RawMessage) -> None:
+        """Give a message to the first handler that takes it; what nobody takes is done."""
+        for route in self.routes:
+            if route.takes(stored.subject):
+                await route.handle(stored)
+                return
 
     def failed(self, seq: int) -> int:
         """Count a failure of a message in this process."""
@@ -78,7 +104,7 @@ class Reactors:
         self._bus = bus
         self.service = service
         self._metrics = metrics or Metrics(service)
-        self._reactors: list[Reactor[object]] = []
+        self._reactors: list[Reactor] = []
 
     def on(
         self,
@@ -89,13 +115,17 @@ class Reactors:
         concurrency: int = 1,
         attempts_max: int = ATTEMPTS_MAX,
     ) -> Callable[[Callable[[Recorded], Awaitable[None]]], Callable[[Recorded], Awaitable[None]]]:
-        """Hear events of the log. `subjects` documents; the durable's own filters are in `schema/streams.py`."""
+        """Hear events of the log.
+
+        Several handlers may share a durable when their subjects differ; the durable's own filters, in
+        `schema/streams.py`, must cover them. `concurrency` and `attempts_max` are the largest that any of them asks.
+        """
+        reactor = self._reactor(stream, durable, concurrency, attempts_max)
 
         def register(handler: Callable[[Recorded], Awaitable[None]]) -> Callable[[Recorded], Awaitable[None]]:
-            self._add(Reactor(stream, durable, handler, _recorded, _about_event, concurrency, attempts_max))
+            reactor.routes.append(Route(tuple(subjects), handler, decode, _about_event))
             return handler
 
-        self._check_subjects(durable, subjects)
         return register
 
     def on_report(
@@ -108,12 +138,12 @@ class Reactors:
         attempts_max: int = ATTEMPTS_MAX,
     ) -> Callable[[Callable[[Report], Awaitable[None]]], Callable[[Report], Awaitable[None]]]:
         """Hear what agents report."""
+        reactor = self._reactor(stream, durable, concurrency, attempts_max)
 
         def register(handler: Callable[[Report], Awaitable[None]]) -> Callable[[Report], Awaitable[None]]:
-            self._add(Reactor(stream, durable, handler, report_of, _about_report, concurrency, attempts_max))
+            reactor.routes.append(Route(tuple(subjects), handler, report_of, _about_report))
             return handler
 
-        self._check_subjects(durable, subjects)
         return register
 
     def on_raw(
@@ -126,12 +156,12 @@ class Reactors:
         attempts_max: int = ATTEMPTS_MAX,
     ) -> Callable[[Callable[[RawMessage], Awaitable[None]]], Callable[[RawMessage], Awaitable[None]]]:
         """Hear messages as they are, for a handler that judges them itself (the door)."""
+        reactor = self._reactor(stream, durable, concurrency, attempts_max)
 
         def register(handler: Callable[[RawMessage], Awaitable[None]]) -> Callable[[RawMessage], Awaitable[None]]:
-            self._add(Reactor(stream, durable, handler, _as_it_is, _about_raw, concurrency, attempts_max))
+            reactor.routes.append(Route(tuple(subjects), handler, _as_it_is, _about_raw))
             return handler
 
-        self._check_subjects(durable, subjects)
         return register
 
     @asynccontextmanager
@@ -169,22 +199,32 @@ class Reactors:
         """
         return Health(tuple([await self._part(reactor) for reactor in self._reactors]))
 
-    def _add(self, reactor: Reactor[M]) -> None:
-        self._reactors.append(reactor)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] # each reads what its handler takes
+    def _reactor(self, stream: str, durable: str, concurrency: int, attempts_max: int) -> Reactor:
+        for reactor in self._reactors:
+            if reactor.durable == durable:
+                reactor.concurrency = max(reactor.concurrency, concurrency)
+                reactor.attempts_max = max(reactor.attempts_max, attempts_max)
+                return reactor
+        reactor = Reactor(stream, durable, concurrency, attempts_max)
+        self._reactors.append(reactor)
+        return reactor
 
-    def _check_subjects(self, durable: str, subjects: Sequence[str]) -> None:
-        if not subjects:
-            raise Refused(f"durable {durable}: no subjects")
-
-    async def _check_durable(self, reactor: Reactor[object]) -> None:
+    async def _check_durable(self, reactor: Reactor) -> None:
+        """A durable that does not exist would be made anew by FastStream, with defaults that lose events."""
+        name = f"consumer {reactor.durable} of {reactor.stream}"
         try:
-            await self._bus.wire.api(f"CONSUMER.INFO.{reactor.stream}.{reactor.durable}")
+            info = await self._bus.wire.api(f"CONSUMER.INFO.{reactor.stream}.{reactor.durable}")
         except ApiError as error:
-            raise Refused(
-                f"consumer {reactor.durable} of {reactor.stream} cannot be used: {error}; run `autovibe migrate`"
-            ) from error
+            raise Refused(f"{name} cannot be used: {error}; run `autovibe migrate`") from error
+        config = mapping(info["config"])
+        one, several = config.get("filter_subject"), config.get("filter_subjects")
+        filters = [str(one)] if one else [str(each) for each in cast("Sequence[object]", several or ())]
+        for route in reactor.routes:
+            for subject in route.subjects:
+                if not any(covers(heard, subject) for heard in filters):
+                    raise Refused(f"{name} does not hear {subject}: {', '.join(filters)}; run `autovibe migrate`")
 
-    async def _part(self, reactor: Reactor[object]) -> Part:
+    async def _part(self, reactor: Reactor) -> Part:
         name = f"consumer {reactor.durable}"
         try:
             info = await self._bus.wire.api(f"CONSUMER.INFO.{reactor.stream}.{reactor.durable}")
@@ -201,7 +241,7 @@ class Reactors:
         detail = f"seq {delivered}, {lag} behind, {waiting} unacknowledged, {reactor.running} at work"
         return Part(name, ok=not stalled, detail=detail + (f", stalled for {still_s:.0f} s" if stalled else ""))
 
-    def _consumer(self, reactor: Reactor[object]) -> Callable[[NatsMessage], Awaitable[None]]:
+    def _consumer(self, reactor: Reactor) -> Callable[[NatsMessage], Awaitable[None]]:
         async def consume(message: NatsMessage) -> None:
             raw = message.raw_message
             stored = _stored(raw)
@@ -215,14 +255,12 @@ class Reactors:
 
         return consume
 
-    async def _deliver(self, reactor: Reactor[object], raw: Msg, stored: RawMessage) -> None:
-        deliveries = raw.metadata.num_delivered
+    async def _deliver(self, reactor: Reactor, raw: Msg, stored: RawMessage) -> None:
         started = time.perf_counter()
         try:
-            message = _read(reactor, stored, deliveries)
+            _refuse_killer(raw.metadata.num_delivered, reactor)
             async with _kept_alive(self._bus, raw):
-                with bound_contextvars(**reactor.bind(message)):
-                    await reactor.handler(message)
+                await reactor.handle(stored)
         except Exception as error:  # noqa: BLE001 # the edge: every error has an answer to the server
             await self._answer(reactor, raw, stored, error)
         else:
@@ -230,7 +268,7 @@ class Reactors:
             reactor.failures.pop(stored.seq, None)
             self._metrics.handled(reactor.durable, "ok", time.perf_counter() - started)
 
-    async def _answer(self, reactor: Reactor[object], raw: Msg, stored: RawMessage, error: Exception) -> None:
+    async def _answer(self, reactor: Reactor, raw: Msg, stored: RawMessage, error: Exception) -> None:
         context = {"durable": reactor.durable, "seq": stored.seq, "subject": stored.subject[:300]}
         match error:
             case Later():
@@ -254,7 +292,7 @@ class Reactors:
                 self._metrics.handled(reactor.durable, "failed", 0)
                 await _quietly(raw.nak(delay=pause_s))
 
-    async def _bury(self, reactor: Reactor[object], raw: Msg, stored: RawMessage, attempts: int, error: str) -> None:
+    async def _bury(self, reactor: Reactor, raw: Msg, stored: RawMessage, attempts: int, error: str) -> None:
         context = {"durable": reactor.durable, "seq": stored.seq, "subject": stored.subject[:300]}
         try:
             await dead.bury(
@@ -275,14 +313,12 @@ class Reactors:
         reactor.failures.pop(stored.seq, None)
         await _quietly(raw.term())
 
-    def _retry_handler(self, reactor: Reactor[object]) -> Callable[[Msg], Awaitable[None]]:
+    def _retry_handler(self, reactor: Reactor) -> Callable[[Msg], Awaitable[None]]:
         async def retry(request: Msg) -> None:
             try:
                 letter = await dead.find(self._bus, int(orjson.loads(request.data)["seq"]))
-                message = _read(reactor, letter.message)
                 async with reactor.locks.hold(_aggregate(letter.message.subject)):
-                    with bound_contextvars(**reactor.bind(message)):
-                        await reactor.handler(message)
+                    await reactor.handle(letter.message)
             except Exception as error:  # noqa: BLE001 # the edge: the asker gets every error
                 _log.warning("letter.failed_again", durable=reactor.durable, exc_info=error)
                 await request.respond(orjson.dumps({"error": f"{type(error).__name__}: {error}"[:4000]}))
@@ -292,17 +328,20 @@ class Reactors:
         return retry
 
 
-def _read(reactor: Reactor[object], stored: RawMessage, deliveries: int = 1) -> object:
+def covers(wide: str, narrow: str) -> bool:
+    """Return whether every subject that `narrow` (a subject or a filter) names is also named by the filter `wide`."""
+    outer, inner = wide.split("."), narrow.split(".")
+    for at, part in enumerate(outer):
+        if part == ">":
+            return len(inner) > at
+        if at >= len(inner) or inner[at] == ">" or part not in {"*", inner[at]}:
+            return False
+    return len(inner) == len(outer)
+
+
+def _refuse_killer(deliveries: int, reactor: Reactor) -> None:
     if deliveries > CRASHES_MAX * reactor.attempts_max:
         raise Never(f"delivered {deliveries} times without an answer")
-    try:
-        return reactor.read(stored)
-    except ValueError as error:
-        raise Poison(f"cannot be read: {error}") from error
-
-
-def _recorded(message: RawMessage) -> Recorded:
-    return decode(message)
 
 
 def _as_it_is(message: RawMessage) -> RawMessage:

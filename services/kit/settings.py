@@ -11,6 +11,8 @@ from pydantic import AliasChoices, Field
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from schema.streams import Sizes
+
 PREFIX = "AUTOVIBE_"
 SECRET_BYTES_MAX = 1024 * 1024
 
@@ -72,6 +74,30 @@ class BusSettings(Settings):
     nats_inbox_prefix: str = "_INBOX_hub"
     """The services' own; HUB exports it, so that a machine in another account can answer a command."""
     nats_connect_deadline_s: float = Field(default=30.0, gt=0)
+
+
+class TopologySettings(BusSettings):
+    """How large the streams may grow, and how to ask the server whether it is durable."""
+
+    log_bytes: int = Field(default=Sizes().log_bytes, gt=0)
+    in_bytes: int = Field(default=Sizes().in_bytes, gt=0)
+    timers_bytes: int = Field(default=Sizes().timers_bytes, gt=0)
+    output_bytes: int = Field(default=Sizes().output_bytes, gt=0)
+    rejected_bytes: int = Field(default=Sizes().rejected_bytes, gt=0)
+    dead_bytes: int = Field(default=Sizes().dead_bytes, gt=0)
+    nats_replicas: int = Field(default=1, ge=1, le=5)
+    nats_system_creds: Path | None = None
+    """Credentials of the system account."""
+
+    def sizes(self) -> Sizes:
+        return Sizes(
+            log_bytes=self.log_bytes,
+            in_bytes=self.in_bytes,
+            timers_bytes=self.timers_bytes,
+            output_bytes=self.output_bytes,
+            rejected_bytes=self.rejected_bytes,
+            dead_bytes=self.dead_bytes,
+        )
 
 
 class DatabaseSettings(Settings):
