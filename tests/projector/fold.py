@@ -95,7 +95,11 @@ class _World:
                 }
                 return
             case project.ProjectUpdated() if row is not None:
-                row |= {name: body[name] for name in ("description", "status", "checkpoint_policy", "metadata") if name in body}
+                row |= {
+                    name: body[name]
+                    for name in ("description", "status", "checkpoint_policy", "metadata")
+                    if name in body
+                }
                 if event.greediness is not None:
                     row["greediness"] = event.greediness
                 if event.current_checkpoint_id is not None:

@@ -17,9 +17,9 @@ from services.kit.message import RawMessage, encode
 from tests.events.strategies import Pools, events
 
 SLUGS = ("webshop", "blog")
-MACHINES = tuple(derived("test", "machine", str(number)) for number in range(3))
-CHECKPOINTS = tuple(derived("test", "checkpoint", str(number)) for number in range(3))
-RESERVATIONS = tuple(derived("test", "reservation", str(number)) for number in range(3))
+MACHINES = tuple(derived("test", "machine", str(number)) for number in range(2))
+CHECKPOINTS = tuple(derived("test", "checkpoint", str(number)) for number in range(2))
+RESERVATIONS = tuple(derived("test", "reservation", str(number)) for number in range(2))
 CREDENTIALS = tuple(derived("test", "credential", str(number)) for number in range(2))
 HUBS = tuple(derived("test", "hub", str(number)) for number in range(2))
 PERIODS = (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC))
@@ -33,7 +33,14 @@ _POOLS: Pools = {
     "reservation_id": st.sampled_from(RESERVATIONS),
     "period_start": st.sampled_from(PERIODS),
 }
-_BEGINNINGS = ("ProjectCreated", "MachineRequested", "CheckpointTaken", "BudgetReserved", "CredentialIssued", "HubRegistered")
+_BEGINNINGS = (
+    "ProjectCreated",
+    "MachineRequested",
+    "CheckpointTaken",
+    "BudgetReserved",
+    "CredentialIssued",
+    "HubRegistered",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +78,32 @@ def _causes() -> st.SearchStrategy[Cause]:
     return st.builds(Cause, st.sampled_from(("spawner", "client:Zoë %41")), ids, ids, reasons)
 
 
-def said() -> st.SearchStrategy[Said]:
-    def of(name: str) -> st.SearchStrategy[Said]:
-        event = EVENTS[name]
-        return st.builds(Said, _addresses(event.aggregate), events(event, _POOLS), _causes())
-
-    return st.sampled_from((*EVENTS, *_BEGINNINGS * 3)).flatmap(of)
+def _said(name: str) -> st.SearchStrategy[Said]:
+    event = EVENTS[name]
+    return st.builds(Said, _addresses(event.aggregate), events(event, _POOLS), _causes())
 
 
-def histories(longest: int = 40) -> st.SearchStrategy[list[Said]]:
-    return st.lists(said(), max_size=longest)
+_SAID = {name: _said(name) for name in EVENTS}
+_STORIES = (
+    ("project",),
+    ("machine",),
+    ("machine", "checkpoint"),
+    ("machine", "budget"),
+    ("budget",),
+    ("credential", "hub", "timer"),
+    ("project", "machine", "checkpoint", "budget", "credential", "hub", "timer"),
+)
+"""What a history is about: events of few kinds meet more often."""
+
+
+def histories(shortest: int = 10, longest: int = 30) -> st.SearchStrategy[list[Said]]:
+    def about(aggregates: tuple[str, ...]) -> st.SearchStrategy[list[Said]]:
+        names = [name for name, event in EVENTS.items() if event.aggregate in aggregates]
+        names += [name for name in names if name in _BEGINNINGS] * 2
+        said = st.sampled_from(names).flatmap(_SAID.__getitem__)
+        return st.lists(said, min_size=shortest, max_size=longest)
+
+    return st.sampled_from(_STORIES).flatmap(about)
 
 
 def recorded_at(seq: int) -> datetime:
@@ -106,7 +129,7 @@ def message(seq: int, item: Said) -> RawMessage:
 
 def cuts(length: int) -> st.SearchStrategy[Sequence[tuple[int, int]]]:
     """Return stretches that cover a history in order; some begin before the last one ended: delivered again."""
-    steps = st.lists(st.tuples(st.integers(1, max(1, length)), st.integers(0, 5)), min_size=1, max_size=8)
+    steps = st.lists(st.tuples(st.integers(1, 6), st.integers(0, 3)), min_size=3, max_size=8)
 
     def laid(parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
         found: list[tuple[int, int]] = []

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from decimal import Decimal
+
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from services.projector.writer import Writer
 from tests.projector.fold import fold
 from tests.projector.histories import cuts, histories, messages
+from tests.projector.stories import shop
 from tests.projector.tables import copied, empty, read, shadow_schema, write
 
 PER_EXAMPLE = settings(
@@ -60,3 +63,30 @@ def test_any_history_in_any_batches_gives_the_rows_of_one_batch_and_of_a_plain_f
     assert read(world.connection, "other") == in_one
     assert in_one == fold(history)
     assert copied(world.connection, "other") == copied(world.connection, "public")
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_lives_as_they_happen_give_the_same_rows_in_small_batches(world: World, size: int) -> None:
+    history = shop(3)
+    log = messages(history)
+    write(world.one, [log])
+    write(world.other, [log[start : start + size] for start in range(0, len(log), size)])
+
+    in_one = read(world.connection, "public")
+    assert read(world.connection, "other") == in_one
+    assert in_one == fold(history)
+
+
+def test_a_settled_life_leaves_nothing_reserved_and_its_use_on_all_three_accounts(world: World) -> None:
+    write(world.one, [messages(shop(2))])
+    rows = read(world.connection, "public")
+    money = {row["node"]: row for row in rows["resource_budgets"].values() if row["resource_type"] == "money"}
+    assert {row["reserved_amount"] for row in money.values()} == {0}
+    assert (money["_hub"]["allocated_amount"], money["_hub"]["used_amount"]) == (Decimal(100), Decimal("0.8"))
+    assert money["webshop"]["used_amount"] == Decimal("0.8")
+    machines = list(rows["intelligent_machines"].values())
+    assert [(row["status"], row["outcome"], row["checkpoint_count"]) for row in machines] == [
+        ("terminated", "succeeded", 1),
+        ("terminated", "succeeded", 1),
+    ]
+    assert machines[0]["resource_usage"]["time"] == {"minutes": "1.25", "cost_cad": "0.000123"}

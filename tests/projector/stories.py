@@ -1,0 +1,141 @@
+"""Lives as they happen: a project, its genesis, machines that are admitted, run, are checkpointed, settle and end."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from uuid import UUID
+
+from events import address
+from events.address import Address
+from events.base import Event
+from events.budget import BudgetAllocated, BudgetReserved, BudgetSettled, Line, Lines
+from events.checkpoint import CheckpointTaken, CheckpointVerified
+from events.envelope import Cause
+from events.ids import HUB, derived
+from events.machine import (
+    MachineAdmitted,
+    MachineBecameReady,
+    MachineBooted,
+    MachineEnded,
+    MachineProgressed,
+    MachineProvisioningStarted,
+    MachineRequested,
+    MachineSealingStarted,
+    MachineWorkStarted,
+    UsageRecorded,
+)
+from events.project import ProjectAdvanced, ProjectCreated
+from events.words import (
+    BudgetPeriod,
+    CheckpointType,
+    CreationContext,
+    MachineType,
+    Outcome,
+    Resource,
+    Unit,
+)
+from tests.projector.histories import Said
+
+MONTH = datetime(2026, 1, 1, tzinfo=UTC)
+SNAPSHOT = "5" * 64
+CAUSE = Cause("spawner", UUID(int=1), UUID(int=2), "as told")
+
+
+def project(slug: str) -> Iterator[Said]:
+    genesis = derived("genesis", slug)
+    yield _said(address.project(slug), ProjectCreated(description="A shop", metadata={"team": "a"}))
+    yield _said(address.checkpoint(slug, genesis), _taken(CheckpointType.GENESIS, CreationContext.INITIAL_STATE))
+    yield _said(address.project(slug), ProjectAdvanced(checkpoint_id=genesis))
+    for slug_, node in ((HUB, HUB), (slug, slug)):
+        allocated = BudgetAllocated(
+            resource=Resource.MONEY, amount=Decimal(100), unit=Unit.CAD, period=BudgetPeriod.MONTHLY, period_start=MONTH
+        )
+        yield _said(address.budget(slug_, node), allocated)
+
+
+def life(slug: str, number: int, progress: int = 3) -> Iterator[Said]:
+    """Yield a machine's events from its request to its settlement."""
+    machine_id = derived("machine", slug, str(number))
+    reservation_id = derived("reservation", slug, str(number))
+    final = derived("final", slug, str(number))
+    machine = address.machine(slug, machine_id)
+    nodes = ((HUB, HUB), (slug, slug), (slug, str(machine_id)))
+    yield _said(
+        machine, MachineRequested(goal=f"make test {number}", machine_type=MachineType.SHELL, budget=Decimal(1))
+    )
+    yield _said(machine, MachineAdmitted(reservation_id=reservation_id, held={Resource.MONEY: Decimal(1)}))
+    for slug_, node in nodes:
+        reserved = BudgetReserved(reservation_id=reservation_id, machine_id=machine_id, lines=_lines("1", "60"))
+        yield _said(address.budget(slug_, node), reserved)
+    yield _said(
+        machine,
+        MachineProvisioningStarted(
+            epoch=1,
+            hypervisor="local",
+            node="here",
+            from_checkpoint_id=derived("genesis", slug),
+            snapshot=SNAPSHOT,
+            on_trunk=True,
+        ),
+    )
+    yield _said(machine, MachineBooted(epoch=1, vm_id=f"vm-{number}"))
+    yield _said(machine, MachineBecameReady(epoch=1, restore_ms=3))
+    yield _said(machine, MachineWorkStarted(epoch=1))
+    for step in range(progress):
+        yield _said(machine, MachineProgressed(epoch=1, message=f"step {step}", percent=100 * step // progress))
+    yield _said(machine, MachineSealingStarted(epoch=1, outcome=Outcome.SUCCEEDED, exit_code=0, checkpoint_id=final))
+    taken = _taken(CheckpointType.FINAL, CreationContext.FINAL_STATE, machine_id, derived("genesis", slug))
+    yield _said(address.checkpoint(slug, final), taken)
+    for resource, unit, amount in ((Resource.TIME, Unit.MINUTES, "1.25"), (Resource.CPU, Unit.CPU_HOURS, "0.01")):
+        yield _said(
+            machine,
+            UsageRecorded(
+                epoch=1,
+                resource_type=resource,
+                resource_subtype="vm_runtime",
+                amount=Decimal(amount),
+                unit=unit,
+                cost_cad=Decimal("0.000123"),
+                period_start=MONTH,
+                period_end=MONTH,
+            ),
+        )
+    yield _said(machine, MachineEnded(epoch=1, outcome=Outcome.SUCCEEDED, exit_code=0, checkpoint_id=final))
+    yield _said(address.project(slug), ProjectAdvanced(checkpoint_id=final, machine_id=machine_id))
+    for slug_, node in nodes:
+        settled = BudgetSettled(reservation_id=reservation_id, machine_id=machine_id, lines=_lines("0.4", "1.25"))
+        yield _said(address.budget(slug_, node), settled)
+    yield _said(address.checkpoint(slug, final), CheckpointVerified(file_count=3, verify_ms=2))
+
+
+def shop(machines: int = 2, slug: str = "webshop") -> list[Said]:
+    """Return a project with some lives, one after the other."""
+    return [*project(slug), *(said for number in range(machines) for said in life(slug, number))]
+
+
+def _said(where: Address, event: Event) -> Said:
+    return Said(where, event, CAUSE)
+
+
+def _lines(money: str, minutes: str) -> Lines:
+    return tuple(
+        Line(resource=resource, amount=Decimal(amount), period=BudgetPeriod.MONTHLY, period_start=MONTH)
+        for resource, amount in ((Resource.MONEY, money), (Resource.TIME, minutes))
+    )
+
+
+def _taken(
+    kind: CheckpointType, context: CreationContext, machine_id: UUID | None = None, parent_id: UUID | None = None
+) -> CheckpointTaken:
+    return CheckpointTaken(
+        checkpoint_type=kind,
+        creation_context=context,
+        snapshot=SNAPSHOT,
+        parent_id=parent_id,
+        machine_id=machine_id,
+        epoch=None if machine_id is None else 1,
+        file_count=3,
+        size_bytes=4096,
+        stored_bytes=1024,
+        captured_bytes=4096,
+    )
