@@ -35,7 +35,8 @@ def run(spec_json: str, options_json: str = "{}") -> int:
 
 
 def configure_logging() -> None:
-    """One JSON object a line, on standard error."""
+    """One JSON object a line, on standard error; from AUTOVIBE_LOG_LEVEL on, `info` unless told."""
+    level = logging.getLevelNamesMapping().get(os.environ.get("AUTOVIBE_LOG_LEVEL", "").upper(), logging.INFO)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -44,7 +45,7 @@ def configure_logging() -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
 

@@ -12,7 +12,8 @@ from services.kit.logging import configure
 
 def stay(options: StackOptions, ready: Callable[[Context], None]) -> None:
     """Start the stack, say when it is ready, and stop it in order at SIGINT or SIGTERM."""
-    configure("dev", level=os.environ.get("AUTOVIBE_LOG_LEVEL", "warning"))
+    # The agents read it too: at a terminal only what needs somebody's attention is said.
+    configure("dev", level=os.environ.setdefault("AUTOVIBE_LOG_LEVEL", "warning"))
     asyncio.run(_stay(options, ready))
 
 

@@ -194,7 +194,17 @@ def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
 
     It also gets a parent-death signal when the thread that starts it is the one that lives as long as the process.
     """
-    keep = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
+    keep = (
+        "PATH",
+        "HOME",
+        "LANG",
+        "LC_ALL",
+        "TZ",
+        "PYTHONPATH",
+        "AUTOVIBE_LOG_LEVEL",
+        "COVERAGE_PROCESS_START",
+        "COVERAGE_PROCESS_CONFIG",
+    )
     die_with_parent = str(int(threading.current_thread() is threading.main_thread()))
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "agent.zygote", str(theirs.fileno()), die_with_parent],
