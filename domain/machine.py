@@ -176,7 +176,7 @@ def _from_incarnation(  # noqa: PLR0911 - one case a command
         case c.Progressed() if phase in _RUNNING and command.now - machine.progressed_at >= PROGRESS_EVERY:
             said = m.MachineProgressed(epoch=epoch, message=command.message, percent=command.percent)
             return [*contact, said]
-        case c.Finished() if phase in _FINISHABLE or (phase is Phase.SEALING and awaited(machine) is None):
+        case c.Finished() if phase in _FINISHABLE or _brings_a_checkpoint(command, machine):
             return [
                 m.MachineSealingStarted(
                     epoch=epoch,
@@ -192,6 +192,11 @@ def _from_incarnation(  # noqa: PLR0911 - one case a command
             return [m.MachineContactLost(epoch=epoch, last_beat_at=command.last_beat_at)]
         case _:
             return []
+
+
+def _brings_a_checkpoint(command: c.Finished, machine: Machine) -> bool:
+    """Whether an agent that was given up on does finish, with a final checkpoint that is still of use."""
+    return machine.phase is Phase.SEALING and awaited(machine) is None and command.checkpoint_id is not None
 
 
 def _lost(command: c.Lost, machine: Machine) -> list[m.MachineEvent]:

@@ -91,12 +91,10 @@ class Overview:
     def of_project(self, slug: str) -> Iterator[Known]:
         return (known for known in self.machines.values() if known.address.project == slug)
 
-    def same_id_elsewhere(self, known: Known) -> bool:
-        """Whether a machine of another project, that came first, has the same id: hosts know machines by id alone."""
-        return any(
-            other.machine_id == known.machine_id and other.address != known.address and other.machine.epoch > 0
-            for other in self.machines.values()
-        )
+    def same_id_elsewhere(self, known: Known) -> Known | None:
+        """Return the machine of another project that has the same id and began before: hosts know machines by id alone."""
+        same = (other for other in self.machines.values() if other.machine_id == known.machine_id)
+        return next((other for other in same if other is not known and other.machine.epoch > 0), None)
 
     def _machine(self, recorded: Recorded) -> None:
         envelope, address = recorded.envelope, recorded.envelope.address

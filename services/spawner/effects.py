@@ -47,6 +47,7 @@ class Effects:
         self._hypervisor = hypervisor
         self._settings = settings
         self._tariff = tariff
+        self._claims: dict[UUID, at.Address] = {}
         self._starts = asyncio.Semaphore(settings.starts_max)
         self.host_is_fit = False
         """Whether the host has proved its isolation: until then nothing is made on it."""
@@ -134,6 +135,8 @@ class Effects:
         found = self._start(watch)
         if found is None:
             return False
+        if not self._claim(watch):
+            found = f"machine id {known.machine_id} is in use; ask again with a fresh one"
         if isinstance(found, str):
             return bool(await self._desk.say(known, lambda m: decide(c.Refuse(found), m)))
         async with self._starts:
@@ -165,6 +168,19 @@ class Effects:
             watch.missing_since = None
             return await self._make(watch, spawn)
 
+    def _claim(self, watch: Watch) -> bool:
+        """Have the machine's id for this machine alone, from before its first incarnation to its end.
+
+        Two projects may name their machines alike; to a host they would be one, and ending the one would destroy
+        the other.
+        """
+        known, machines = watch.known, self._desk.overview.machines
+        holder = self._claims.get(known.machine_id)
+        if holder is None or holder not in machines:
+            other = self._desk.overview.same_id_elsewhere(known)
+            holder = self._claims[known.machine_id] = other.address if other else known.address
+        return holder == known.address
+
     async def _spawn(self, watch: Watch) -> bool:
         """Have the incarnation that the log speaks of on the host."""
         if not self.host_is_fit:
@@ -180,9 +196,6 @@ class Effects:
         known = watch.known
         if known.machine.phase is not Phase.PROVISIONING or known.machine.epoch != spawn.epoch:
             return True
-        if self._desk.overview.same_id_elsewhere(known):
-            refusal = f"machine id {known.machine_id} is in use; ask again with a fresh one"
-            return bool(await self._desk.say(known, lambda m: decide(c.Refuse(refusal), m)))
         spawn.spec = self._saga.spec(known, self._project(watch), now())
         watch.booted.clear()
         try:
@@ -277,6 +290,7 @@ class Effects:
         usage = await self._fence(watch, epoch)
         destroyed = c.Destroyed(epoch, usage, self._last_good(watch))
         said = await self._desk.say(known, lambda m: decide(destroyed, m), advance=self._advance(watch))
+        self._claims.pop(known.machine_id, None)
         return bool(said)
 
     def _last_good(self, watch: Watch) -> UUID | None:
