@@ -1,9 +1,10 @@
 """A server with the topology on it, and a client that asks and watches."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import TypeVar
 from uuid import UUID
@@ -133,10 +134,10 @@ class Instances:
         self._settings = settings
         self._running: dict[int, tuple[asyncio.Task[None], asyncio.Event]] = {}
 
-    async def start(self, settings: BudgetSettings = FREE) -> Budget:
+    async def start(self, settings: BudgetSettings = FREE, now: Callable[[], datetime] = fresh.now) -> Budget:
         started: asyncio.Future[Budget] = asyncio.get_running_loop().create_future()
         stop = asyncio.Event()
-        task = asyncio.create_task(self._run(settings, started, stop))
+        task = asyncio.create_task(self._run(settings, now, started, stop))
         await asyncio.wait({task, started}, return_when=asyncio.FIRST_COMPLETED)
         if not started.done():
             await task
@@ -161,10 +162,16 @@ class Instances:
             await task
         self._running.clear()
 
-    async def _run(self, settings: BudgetSettings, started: asyncio.Future[Budget], stop: asyncio.Event) -> None:
+    async def _run(
+        self,
+        settings: BudgetSettings,
+        now: Callable[[], datetime],
+        started: asyncio.Future[Budget],
+        stop: asyncio.Event,
+    ) -> None:
         async with AsyncExitStack() as exits:
             bus = await exits.enter_async_context(Bus.connect(self._settings, name="budget"))
-            budget = await exits.enter_async_context(create_app(bus, settings))
+            budget = await exits.enter_async_context(create_app(bus, settings, now))
             started.set_result(budget)
             await stop.wait()
 

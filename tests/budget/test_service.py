@@ -22,11 +22,13 @@ from events.machine import (
     MachineStopRequested,
 )
 from events.timer import TimerFired
-from events.words import Hold, Outcome, Resource
+from events.words import BudgetPeriod, Hold, Outcome, Resource
 from services.budget.app import BudgetSettings
+from services.budget.ledger import Ledger
+from services.kit.errors import LogFull
 from services.kit.log import Log, Write
 from tests.budget.conftest import FREE, Client, Instances
-from tests.budget.world import SHOP, request, wanted
+from tests.budget.world import NOW, SHOP, request, wanted
 from tests.harness import eventually
 
 ONE = BudgetSettings.model_validate({**FREE.model_dump(), "machines_max": 1})
@@ -193,3 +195,73 @@ async def test_it_is_well_and_says_how_many_wait(client: Client, instances: Inst
     health = await budget.health()
     assert health.ok
     assert health.parts[0].detail == "1 machines queued"
+
+
+async def test_who_waits_for_a_new_day_is_admitted_when_it_begins_though_nothing_is_said(
+    client: Client, instances: Instances
+) -> None:
+    clock = [NOW]
+    await instances.start(BudgetSettings.model_validate({**FREE.model_dump(), "queue_look_s": 0.05}), lambda: clock[0])
+    await client.set_budget(SHOP, wanted("5", period=BudgetPeriod.DAILY))
+    await client.ask(request("5"))
+    second = await client.ask(request("5"))
+    await client.hears(MachineQueued, second)
+    clock[0] += timedelta(days=1)
+    await client.hears(MachineAdmitted, second)
+
+
+async def test_a_deadline_that_was_lost_is_set_again_at_the_next_start(client: Client, instances: Instances) -> None:
+    budget = await instances.start(ONE)
+    await client.ask(request())
+    second = await client.ask(request())
+    await client.hears(MachineQueued, second)
+    await eventually(client.idle)
+    await instances.stop(budget)
+    await client.bus.js.purge_stream("TIMERS")
+    await instances.start(ONE)
+    timer = await client.bus.js.get_last_msg("TIMERS", "avt.sched.*")
+    assert TimerFired.model_validate_json(timer.data or b"").subject_id == str(second)
+
+
+async def test_a_machine_whose_id_is_no_uuid_is_buried_and_the_next_is_answered(
+    client: Client, instances: Instances
+) -> None:
+    await instances.start()
+    await client.say(address.machine(SHOP, "not-a-uuid"), request())
+    await client.hears(MachineAdmitted, await client.ask(request()))
+    letter = await eventually(lambda: client.bus.js.stream_info("DEAD"))
+    assert letter.state.messages == 1
+
+
+async def test_a_timer_of_another_service_is_none_of_its_affair(client: Client, instances: Instances) -> None:
+    await instances.start(ONE)
+    await client.ask(request())
+    second = await client.ask(request())
+    await client.hears(MachineQueued, second)
+    timer = TimerFired(
+        owner="spawner",
+        project=SHOP,
+        subject_aggregate="machine",
+        subject_id=str(second),
+        purpose="queued",
+        due_at=NOW,
+    )
+    await client.say(address.Address(HUB, "timer", "due"), timer)
+    await eventually(client.idle)
+    assert await client.machine(MachineEnded, second) is None
+
+
+async def test_a_full_log_postpones_the_answer(
+    client: Client, instances: Instances, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, refused = Ledger.carry_out, [True]
+
+    async def full_once(ledger: Ledger, *arguments: object) -> object:
+        if refused and refused.pop():
+            raise LogFull("maximum bytes exceeded")
+        return await append(ledger, *arguments)  # pyright: ignore[reportArgumentType] # handed on as they are
+
+    monkeypatch.setattr(Ledger, "carry_out", full_once)
+    monkeypatch.setattr("services.budget.desk.LOG_FULL_DELAY_S", 0.05)
+    await instances.start()
+    await client.hears(MachineAdmitted, await client.ask(request()))
