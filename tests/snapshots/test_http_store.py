@@ -2,7 +2,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +27,7 @@ TOKEN = "let-me-in"
 
 
 @contextmanager
-def served(store: DirectoryChunkStore) -> Iterator[str]:
+def served(store: DirectoryChunkStore) -> Generator[str]:
     """The endpoint as a service would serve it, on a free port of loopback."""
 
     async def handle(request: Request) -> Response:
@@ -78,9 +78,9 @@ def test_a_wrong_token_is_refused_and_not_retried(url: str) -> None:
 def test_a_server_that_is_away_is_said_to_be_so() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        with HttpChunkStore(f"http://127.0.0.1:{taken.getsockname()[1]}", TOKEN) as store:
-            with pytest.raises(StoreUnreachable, match="4 attempts"):
-                store.generation()
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with HttpChunkStore(url, TOKEN) as store, pytest.raises(StoreUnreachable, match="4 attempts"):
+            store.generation()
 
 
 def test_a_url_that_is_none_is_refused_at_once() -> None:

@@ -144,9 +144,11 @@ def test_no_tree_writes_outside_of_its_target_or_fails_in_another_way(
     except SnapshotError:
         assert not list((arena / "out/workspace").iterdir())
     else:
-        assert {os.fsdecode(found.name) for found in entries} == set(os.listdir(arena / "out/workspace"))
-    assert os.listdir(arena) == ["out"]
-    assert os.listdir(arena / "out") == ["workspace"]
+        assert {os.fsdecode(found.name) for found in entries} == {
+            path.name for path in (arena / "out/workspace").iterdir()
+        }
+    assert [path.name for path in arena.iterdir()] == ["out"]
+    assert [path.name for path in (arena / "out").iterdir()] == ["workspace"]
 
 
 @settings(max_examples=300, deadline=None)
@@ -199,7 +201,7 @@ def test_a_missing_chunk_fails_the_restore_and_leaves_nothing(
     digest = capture({"workspace": source}, store).digest
     lost = digest_of(next(path for path in source.rglob("*.txt")).read_bytes())
     with store.index.transaction():
-        store.index._db.execute("DELETE FROM chunks WHERE digest = ?", (lost,))
+        store.index._db.execute("DELETE FROM chunks WHERE digest = ?", (lost,))  # pyright: ignore[reportPrivateUsage] (no public way to harm it)
     with pytest.raises(MissingChunk):
         restore(digest, tmp_path / "out", store)
     assert not list((tmp_path / "out/workspace").iterdir())
@@ -236,14 +238,18 @@ def test_what_was_restored_differently_is_named(store: DirectoryChunkStore, sour
     assert "big.bin" not in problems
 
 
-def test_a_thousand_small_files_are_back_in_sixty_milliseconds(
+def test_restoring_small_files_costs_at_most_six_times_the_cpu_of_writing_them_plainly(
     store: DirectoryChunkStore, source: Path, tmp_path: Path
 ) -> None:
     many(source, 1000)
     digest = capture({"workspace": source}, store).digest
-    took: list[float] = []
-    for attempt in range(5):
+    ours: list[float] = []
+    plain: list[float] = []
+    for attempt in range(4):
         started = time.process_time()
         restore(digest, tmp_path / f"out{attempt}", store)
-        took.append(time.process_time() - started)
-    assert min(took) < 0.12, "CPU: wall time is the machine's affair, bench/snapshots.py measures it"
+        ours.append(time.process_time() - started)
+        started = time.process_time()
+        shutil.copytree(source, tmp_path / f"plain{attempt}")
+        plain.append(time.process_time() - started)
+    assert min(ours) < 6 * min(plain), (ours, plain)

@@ -19,8 +19,8 @@ from tests.snapshots.trees_of_files import many, seen, write
 def age(store: DirectoryChunkStore, seconds: float = 3600) -> None:
     """Make everything in the store that much older."""
     with store.index.transaction():
-        store.index._db.execute("UPDATE packs SET created_at = created_at - ?", (seconds,))
-        store.index._db.execute("UPDATE roots SET committed_at = committed_at - ?", (seconds,))
+        store.index._db.execute("UPDATE packs SET created_at = created_at - ?", (seconds,))  # pyright: ignore[reportPrivateUsage] (no public way to harm it)
+        store.index._db.execute("UPDATE roots SET committed_at = committed_at - ?", (seconds,))  # pyright: ignore[reportPrivateUsage] (no public way to harm it)
 
 
 def test_what_no_live_snapshot_needs_goes_and_the_rest_stays(

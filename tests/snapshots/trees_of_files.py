@@ -46,12 +46,12 @@ def seen(root: Path) -> dict[bytes, tuple[int, int, bytes]]:
     found: dict[bytes, tuple[int, int, bytes]] = {}
     base = os.fsencode(root)
     for directory, names, files in os.walk(base):
-        for path in [directory, *(os.path.join(directory, name) for name in names + files)]:
+        for path in [directory, *(os.path.join(directory, name) for name in names + files)]:  # noqa: PTH118 (bytes)
             status = os.lstat(path)
             if stat.S_ISLNK(status.st_mode):
-                content = os.readlink(path)
+                content = os.readlink(path)  # noqa: PTH115 (bytes)
             elif stat.S_ISREG(status.st_mode):
-                with open(path, "rb") as file:
+                with open(path, "rb") as file:  # noqa: PTH123 (bytes)
                     content = file.read()
             else:
                 content = b""
