@@ -96,12 +96,18 @@ class Route:
     everything: bool = False
     """Only for keys that see every project."""
     parameters: tuple[Parameter, ...] = ()
+    """Its own; `at_least_seq` is taken everywhere."""
     body: Mapping[str, object] | None = None
     """JSON Schema of the request body."""
     answers: str = JSON
     answer: Mapping[str, object] = field(default_factory=dict[str, object])
     """JSON Schema of the answer; empty: anything."""
     status: int = 200
+
+    @property
+    def declared(self) -> dict[str, Parameter]:
+        """Every query parameter that is taken, by name."""
+        return {parameter.name: parameter for parameter in (*self.parameters, AT_LEAST_SEQ)}
 
 
 class Keys(Protocol):
@@ -125,9 +131,7 @@ class Endpoint:
 
     def __init__(self, routes: list[Route], keys: Keys, position: Position, duration: Duration) -> None:
         self._routes = {route.method: route for route in routes}
-        self._declared = {
-            route.method: {parameter.name: parameter for parameter in route.parameters} for route in routes
-        }
+        self._declared = {route.method: route.declared for route in routes}
         self._keys = keys
         self._position = position
         self._duration = duration

@@ -80,7 +80,10 @@ def _operation(route: Route, schemas: dict[str, object]) -> dict[str, object]:
         "operationId": f"{route.method.lower()}{re.sub('[^a-zA-Z0-9]+', '_', route.path)}",
         "summary": route.summary,
         "description": f"Needs the role {route.role}" + (" and a key for every project." if route.everything else "."),
-        "parameters": [*_path_parameters(route.path), *(_parameter(parameter) for parameter in route.parameters)],
+        "parameters": [
+            *_path_parameters(route.path),
+            *(_parameter(parameter) for parameter in route.declared.values()),
+        ],
         "responses": {
             str(route.status): {"description": HTTPStatus(route.status).phrase, "content": {route.answers: answer}},
             "default": problem,

@@ -60,11 +60,10 @@ def read_cursor(text: str) -> Cursor:
 PAGING = (
     by_number("limit", least=1, most=LIMIT_MAX, meaning=f"items on a page, {LIMIT_DEFAULT} unless told"),
     Parameter("cursor", read_cursor, "the `next` of an earlier page"),
-    AT_LEAST_SEQ,
 )
 
 
-_NO_FILTERS = {parameter.name for parameter in PAGING}
+_NO_FILTERS = {parameter.name for parameter in (*PAGING, AT_LEAST_SEQ)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +141,7 @@ class Listing:
     def _statement(self, kind: tuple[str, ...]) -> LiteralString:
         clauses: list[LiteralString] = [filter_.clause for filter_ in self.filters if filter_.name in kind]
         if "/after" in kind:
-            clauses.append(
-                f"({self.key}, {self.tie}) < (%(after_key)s::{self.key_type}, %(after_tie)s::{self.tie_type})"
-            )
+            clauses.append(self._after())
         if self.scope is not None:
             one, many = self.scoped(("",))[0], self.scoped(())[0]
             if one in kind:
@@ -153,15 +150,28 @@ class Listing:
                 clauses.append(many)
         where: LiteralString = " WHERE " + " AND ".join(clauses) if clauses else ""
         last: LiteralString = "FILTER (WHERE n = %(found_max)s - 1)"
-        return (  # literals only, says the type
-            "SELECT coalesce(string_agg(item, ',' ORDER BY n) FILTER (WHERE n < %(found_max)s), ''), count(*), "
-            f"max(sort_key) {last}, max(sort_tie) {last} "
-            f"FROM (SELECT row_to_json(line)::text AS item, line.{self.key}::text AS sort_key, "
-            f"line.{self.tie}::text AS sort_tie, "
-            f"row_number() OVER (ORDER BY line.{self.key} DESC, line.{self.tie} DESC) AS n "
-            f"FROM (SELECT {self.item()} FROM {self.source}{where} "
-            f"ORDER BY {self.key} DESC, {self.tie} DESC LIMIT %(found_max)s) AS line) AS page"  # noqa: S608
-        )
+        return f"""
+            SELECT coalesce(string_agg(item, ',' ORDER BY n) FILTER (WHERE n < %(found_max)s), ''), count(*),
+                   max(sort_key) {last}, max(sort_tie) {last}
+              FROM (SELECT row_to_json(line)::text AS item,
+                           line.{self.key}::text AS sort_key, line.{self.tie}::text AS sort_tie,
+                           row_number() OVER ({self._order("line.")}) AS n
+                      FROM (SELECT {self.item()}
+                              FROM {self.source}
+                            {where}
+                            {self._order("")}
+                             LIMIT %(found_max)s) AS line) AS page
+        """  # noqa: S608  # every part is a literal, says the type
+
+    def _order(self, table: LiteralString) -> LiteralString:
+        if self.key == self.tie:
+            return f"ORDER BY {table}{self.key} DESC"
+        return f"ORDER BY {table}{self.key} DESC, {table}{self.tie} DESC"
+
+    def _after(self) -> LiteralString:
+        if self.key == self.tie:
+            return f"{self.key} < %(after_key)s::{self.key_type}"
+        return f"({self.key}, {self.tie}) < (%(after_key)s::{self.key_type}, %(after_tie)s::{self.tie_type})"
 
 
 def page_body(page: Page, row: Sequence[object]) -> bytes:

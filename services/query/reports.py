@@ -6,7 +6,7 @@ from typing import LiteralString
 
 from events.ids import project_uuid
 from events.words import Resource
-from services.query.parameters import AT_LEAST_SEQ, Parameter, by_project, by_time, by_uuid, by_word
+from services.query.parameters import Parameter, by_project, by_time, by_uuid, by_word
 
 LINES_MAX: LiteralString = "1000"
 TREE_NODES_MAX: LiteralString = "10000"
@@ -27,10 +27,6 @@ class Report:
     """A clause that stands whatever is asked."""
     unless: Mapping[str, LiteralString] | None = None
     """Clauses that stand unless this filter was asked for."""
-
-    @property
-    def parameters(self) -> tuple[Parameter, ...]:
-        return (*self.filters, AT_LEAST_SEQ)
 
     def ask(self, asked: Mapping[str, object], scope: Sequence[str] | None) -> tuple[LiteralString, dict[str, object]]:
         """Return the statement for what was asked, and its parameters; `scope` holds slugs, None: every project."""

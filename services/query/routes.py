@@ -18,7 +18,7 @@ from services.query.listings import BUDGETS, CHECKPOINTS, CREDENTIALS, EVENTS, H
 from services.query.live import NDJSON, SSE, Live
 from services.query.openapi import SAID, TEXT, body_of, item, items
 from services.query.pages import Listing
-from services.query.parameters import AT_LEAST_SEQ, Parameter
+from services.query.parameters import Parameter
 from services.query.reads import Reads
 from services.query.reports import BY, REPORTS, TREE, USAGE_BY
 from services.query.status import Status
@@ -66,7 +66,7 @@ def _projects(by: Handlers) -> Sequence[Route]:
     return (
         _page("/projects", by.reads, PROJECTS, "Projects, newest first"),
         _say("POST", "/projects", by.commands.create_project, "Create a project", ProjectCreated, name=TEXT),
-        _read("/projects/{id}", by.reads.project, "One project, by slug or uuid", (AT_LEAST_SEQ,), answer=one),
+        _read("/projects/{id}", by.reads.project, "One project, by slug or uuid", answer=one),
         _say("PATCH", "/projects/{id}", by.commands.update_project, "Change a project's settings", ProjectUpdated),
         _say("POST", "/projects/{id}/archive", by.commands.archive_project, "Archive a project", ProjectArchived),
     )
@@ -90,7 +90,7 @@ def _checkpoints(by: Handlers) -> Sequence[Route]:
     captured = partial(_say, **_MACHINE)
     return (
         _page("/checkpoints", by.reads, CHECKPOINTS, "Checkpoints, newest first"),
-        _read("/checkpoints/tree", by.reads.tree, TREE.summary, TREE.parameters, answer={"type": "array"}),
+        _read("/checkpoints/tree", by.reads.tree, TREE.summary, TREE.filters, answer={"type": "array"}),
         _read("/checkpoints/diff", compare.diff, "What changed between two checkpoints", compare.PARAMETERS),
         captured("POST", "/checkpoints", commands.create_checkpoint, "Capture a machine now", CheckpointRequested),
         _one("/checkpoints/{id}", by.reads, CHECKPOINTS, "checkpoint"),
@@ -101,7 +101,7 @@ def _checkpoints(by: Handlers) -> Sequence[Route]:
 
 def _resources(by: Handlers) -> Sequence[Route]:
     reads = by.reads
-    summed = (BY, *USAGE_BY["project"].parameters)
+    summed = (BY, *USAGE_BY["project"].filters)
     set_budget = partial(_say, **_PROJECT, **_MACHINE)
     return (
         _page("/resources/usage", reads, USAGE, "Usage records, newest first"),
@@ -109,7 +109,7 @@ def _resources(by: Handlers) -> Sequence[Route]:
         _page("/resources/budgets", reads, BUDGETS, "Budget accounts by period, newest first"),
         set_budget("POST", "/resources/budgets", by.commands.set_budget, "Set a budget", BudgetRequested),
         *(
-            _read(f"/reports/{name}", reads.named_report(name), report.summary, report.parameters)
+            _read(f"/reports/{name}", reads.named_report(name), report.summary, report.filters)
             for name, report in REPORTS.items()
         ),
     )
@@ -125,7 +125,7 @@ def _events(by: Handlers) -> Sequence[Route]:
         _read("/events/rejected", letters.rejected, "What the door refused", letters.REJECTED),
         Route("GET", f"{v1}/dead", letters.dead, "What no handler could do", everything=True, parameters=letters.DEAD),
         Route("POST", f"{v1}/dead/{{id}}/retry", letters.retry, again, Role.ADMIN, everything=True, status=202),
-        _read("/events/{id}", by.status.event, "One event, by sequence number or id", (AT_LEAST_SEQ,)),
+        _read("/events/{id}", by.status.event, "One event, by sequence number or id"),
         Route(
             "POST", v1, commands.publish, "Say any event that the door takes", Role.OPERATOR, body=ANY_EVENT, status=202,
             answer=SAID,
@@ -174,7 +174,7 @@ def _page(path: str, reads: Reads, listing: Listing, summary: str, *, everything
 def _one(path: str, reads: Reads, listing: Listing, kind: str) -> Route:
     answer = item([name for name, _ in listing.columns])
     summary = f"One {kind}, by id or a unique prefix of it"
-    return _read(path, reads.item(listing, kind), summary, (AT_LEAST_SEQ,), answer=answer)
+    return _read(path, reads.item(listing, kind), summary, answer=answer)
 
 
 def _say(
