@@ -94,7 +94,7 @@ def install(tree: Path) -> None:
     run(sys.executable, "-m", "pip", "install", "-q", "--target", tree / "py", *PIP)
 
 
-def change(tree: Path, files: list[Path], round_number: int) -> None:
+def change(files: list[Path], round_number: int) -> None:
     for index in range(20):
         path = files[(round_number * 7919 + index * 2003) % len(files)]
         with path.open("ab") as file:
@@ -164,7 +164,7 @@ def measure(work: Path, tree: Path, rounds: int) -> Figures:  # noqa: C901 (one 
     for number in range(rounds):
         for name, work_of in everybody.items():
             timed(figures, name, "unchanged", work_of)
-        change(tree, files, number)
+        change(files, number)
         for name, work_of in everybody.items():
             timed(figures, name, "20 changed", work_of)
     for name, peer in {"ours": ours, **present}.items():
