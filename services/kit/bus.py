@@ -12,6 +12,7 @@ from nats.js import JetStreamContext
 
 from services.kit.client import SturdyClient
 from services.kit.errors import Transient
+from services.kit.health import Health, Part
 from services.kit.log import Log
 from services.kit.log_append import IN_FLIGHT_MAX
 from services.kit.settings import BusSettings
@@ -35,6 +36,14 @@ class Bus:
     wire: Wire
     log: Log
     name: str
+
+    def health(self) -> Health:
+        """Whether the server is reached and stores what is appended."""
+        if not self.nc.is_connected:
+            return Health((Part("bus", ok=False, detail=f"not connected: {self.nc.last_trouble}"),))
+        if self.log.stuck:
+            return Health((Part("bus", ok=False, detail="the server answers but stores nothing"),))
+        return Health((Part("bus", ok=True, detail=f"{self.nc.stats['reconnects']} reconnects"),))
 
     @classmethod
     @asynccontextmanager

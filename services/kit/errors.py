@@ -25,8 +25,10 @@ class IdReused(Refused):
     """The id is already in the log, for another event or another place."""
 
     def __init__(self, event_id: object, seq: int) -> None:
-        super().__init__(f"event id {event_id} is already in the log at seq {seq}, for another event")
+        where = f" at seq {seq}" if seq else ""
+        super().__init__(f"event id {event_id} is already in the log{where}, for another event")
         self.seq = seq
+        """Where; 0: one of several, the server does not say which."""
 
 
 class Conflict(KitError):

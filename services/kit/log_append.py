@@ -46,6 +46,14 @@ _FULL = {10023, 10028, 10047, 10077}
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("log")
 
 
+class DuplicateId(ApiError):
+    """The server knows the id of a single message: it stored nothing."""
+
+    def __init__(self, seq: int) -> None:
+        super().__init__(400, _DUPLICATE_IN_BATCH, f"the id is that of seq {seq}")
+        self.seq = seq
+
+
 class Stamped(NamedTuple):
     """One aggregate's part of an append, ready to be sent."""
 
@@ -248,7 +256,8 @@ class Appender:
             return error
         if answer["stream"] != self._stream:
             return ApiError(400, 10060, f"appended to stream {answer['stream']}, not {self._stream}")
-        return ApiError(400, _DUPLICATE_IN_BATCH, "duplicate id") if answer.get("duplicate") else int(answer["seq"])
+        seq = int(answer["seq"])
+        return DuplicateId(seq) if answer.get("duplicate") else seq
 
     def _command(self, batch: Sequence[Entry], inbox: bytes) -> bytes:
         """Return the protocol bytes of a batch; only its last message asks for an answer."""
@@ -337,10 +346,8 @@ class Appender:
         if batch[0].uncertain:
             try:
                 first = await self._stored(batch[0])
-            except Transient as error:
-                return error
-            except ApiError as error:
-                return error
+            except (Transient, ApiError) as error:
+                return Transient(f"the log could not be read: {error}")
             if first is not None and len(batch) == 1:
                 return first
             # With more in the batch the refusal of the next attempt leads to each of them.
@@ -399,7 +406,7 @@ class Appender:
             if actual != part.expected:
                 return Conflict(part.address, part.expected, actual)
         if error.err_code == _DUPLICATE_IN_BATCH:
-            return IdReused(entry.parts[0].pieces[0].id, 0)
+            return IdReused(entry.parts[0].pieces[0].id, error.seq if isinstance(error, DuplicateId) else 0)
         part = entry.parts[0]
         return Conflict(part.address, part.expected, part.expected)
 

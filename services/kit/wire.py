@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, cast
 
 import orjson
@@ -34,16 +33,13 @@ OnReply: TypeAlias = Callable[[Reply | None], bool]
 """Called per reply, with None when the connection is lost; returns whether more replies are expected."""
 
 
-@dataclass(frozen=True, slots=True)
 class ApiError(Exception):
     """An error answer of the JetStream API."""
 
-    code: int
-    err_code: int
-    description: str
-
-    def __str__(self) -> str:
-        return f"{self.description} ({self.code}/{self.err_code})"
+    def __init__(self, code: int, err_code: int, description: str) -> None:
+        super().__init__(f"{description} ({code}/{err_code})")
+        self.code = code
+        self.err_code = err_code
 
 
 def parse_headers(block: bytes) -> dict[str, str]:

@@ -78,8 +78,10 @@ async def test_a_server_that_comes_back_is_found_and_subscriptions_live_on(serve
     for round_number in range(3):
         server.kill()
         await eventually(lambda: not bus.nc.is_connected)
+        assert not bus.health().ok
         await server.start()
         await eventually(lambda: bus.nc.is_connected)
+        assert bus.health().ok
         assert (await bus.wire.api("INFO"))["streams"] == 6
         await bus.nc.publish("x.y", b"%d" % round_number)
         await eventually(lambda n=round_number: heard[-1:] == [b"%d" % n])

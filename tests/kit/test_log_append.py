@@ -129,7 +129,7 @@ async def test_an_id_that_is_taken_by_another_event_is_refused(bus: Bus, members
     taken = fresh.uuid7()
     await bus.log.append(Write(address.project("a"), 0, (ProjectCreated(),), (taken,)), cause=CAUSE)
     ids = (taken, *(fresh.uuid7() for _ in range(members - 1)))
-    with pytest.raises(IdReused):
+    with pytest.raises(IdReused, match="already in the log at seq 1" if members == 1 else "already in the log, for"):
         await bus.log.append(Write(address.project("b"), 0, (ProjectCreated(),) * members, ids), cause=CAUSE)
     assert await bus.log.end() == 1
 

@@ -18,7 +18,7 @@ from events.agent import AgentRegistered
 from events.envelope import Cause, Recorded
 from events.project import ProjectCreated
 from schema.streams import DEAD, IN, ISSUER, LOG, Json
-from services.kit import dead
+from services.kit import dead, topology
 from services.kit.bus import Bus
 from services.kit.dead import Letter
 from services.kit.delivery import Later, Never, Report
@@ -272,6 +272,16 @@ async def test_a_server_restart_is_over_for_handlers_within_seconds(server: Embe
         started = time.monotonic()
         await eventually(lambda: "after" in heard)
         assert time.monotonic() - started < 3
+
+
+async def test_a_consumer_that_is_made_again_is_heard_again(bus: Bus) -> None:
+    async with hearing(bus, {}) as heard:
+        await create(bus, "before")
+        await eventually(lambda: heard == ["before"])
+        await bus.wire.api(f"CONSUMER.DELETE.{LOG}.issuer")
+        await create(bus, "after")
+        await topology.apply(bus)
+        await eventually(lambda: "after" in heard)
 
 
 async def test_a_stopped_service_finishes_what_it_has_begun(bus: Bus) -> None:
