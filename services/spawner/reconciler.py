@@ -21,6 +21,9 @@ from events.envelope import Recorded
 from events.fresh import now
 from events.timer import TimerFired
 from events.words import Phase
+from hypervisors.port import HypervisorError
+from services.kit.credentials import CredentialsError
+from services.kit.errors import KitError
 from services.spawner.desk import ACTOR, Desk
 from services.spawner.effects import Effects
 from services.spawner.settings import SpawnerSettings
@@ -197,4 +200,11 @@ class Reconciler:
         watch.failures += 1
         pause_s = min(self._settings.retry_max_s, self._settings.retry_min_s * 2 ** min(watch.failures - 1, 16))
         watch.look_at = time.monotonic() + random.uniform(pause_s / 2, pause_s)  # noqa: S311 # jitter
-        _log.warning("machine.delayed", phase=watch.known.machine.phase, failures=watch.failures, exc_info=error)
+        expected = isinstance(error, HypervisorError | CredentialsError | KitError)
+        _log.warning(
+            "machine.delayed",
+            phase=watch.known.machine.phase,
+            failures=watch.failures,
+            reason=f"{type(error).__name__}: {error}",
+            exc_info=None if expected else error,
+        )

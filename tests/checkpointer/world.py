@@ -22,6 +22,7 @@ from services.checkpointer.app import Checkpointer, CheckpointerSettings, create
 from services.kit import topology
 from services.kit.bus import Bus, BusSettings
 from services.kit.log import Write
+from services.kit.repository import decide_and_append
 from snapshots.capture import Snapshot, capture
 from snapshots.directory import DirectoryChunkStore
 from tests.harness import eventually
@@ -57,8 +58,10 @@ class World:
         return capture({"workspace": workspace}, self.store)
 
     async def happen(self, address: at.Address, *events: Event) -> None:
-        history = await self.bus.log.load(address)
-        await self.bus.log.append(Write(address, history.seq, events), cause=TEST)
+        async def decide() -> list[Write]:
+            return [Write(address, (await self.bus.log.load(address)).seq, events)]
+
+        await decide_and_append(self.bus.log, decide, cause=TEST)
 
     async def project(self, slug: str = SHOP, *, genesis: str | None = None) -> None:
         await self.happen(at.project(slug), ProjectCreated(genesis=genesis))

@@ -18,6 +18,7 @@ from events.words import CheckpointType, CreationContext, MachineType, Resource
 from services.kit import topology
 from services.kit.bus import Bus, BusSettings
 from services.kit.log import Write
+from services.kit.repository import decide_and_append
 from services.spawner.app import Spawner, SpawnerSettings, create_app
 from tests.harness import eventually
 from tests.spawner.fakes import FakeHypervisor, FakeIssuer
@@ -55,8 +56,10 @@ class World:
             yield spawner
 
     async def happen(self, address: at.Address, *events: Event) -> None:
-        history = await self.bus.log.load(address)
-        await self.bus.log.append(Write(address, history.seq, events), cause=TEST)
+        async def decide() -> list[Write]:
+            return [Write(address, (await self.bus.log.load(address)).seq, events)]
+
+        await decide_and_append(self.bus.log, decide, cause=TEST)
 
     async def project(self, slug: str = SHOP) -> None:
         """A project whose trunk stands on its genesis."""
