@@ -62,7 +62,7 @@ body = st.one_of(
 )
 
 
-@settings(max_examples=1_500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(subject, body)
 def test_whatever_is_said_is_a_request_that_reads_back_the_same_or_a_problem_that_can_be_recorded(
     said: str, text: bytes
