@@ -81,6 +81,8 @@ class Sandbox:
         if self.as_root:
             confine += ["--bounding-set=-all", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
         confine += [str(bwrap), *_bwrap(seen, self._etc_seen(seen), filtered=self.seccomp is not None)]
+        # Inside its user namespace only the sandbox's own processes count; outside, all that this user has anywhere.
+        confine += ["prlimit", f"--nproc={limits.processes + 1}:{limits.processes + 1}"]
         prepare = ["/bin/sh", "-c", self._script(place), "autovibe", *confine]
         return ("unshare", "--mount", "--propagation", "private", *prepare) if self.as_root else tuple(prepare)
 
@@ -187,8 +189,6 @@ def _bwrap(root: Path, etc: Path, *, filtered: bool) -> Iterator[str]:
 def _rlimits(limits: Limits, deadline_s: float, *, memory: bool) -> Iterator[str]:
     disk_bytes = limits.disk_mib * 1024 * 1024
     cpu_s = max(60, int(deadline_s * max(1.0, limits.cpu_milli / 1000)) + 60)
-    processes = limits.processes + 3
-    yield f"--nproc={processes}:{processes}"
     yield f"--fsize={disk_bytes}:{disk_bytes}"
     yield f"--cpu={cpu_s}:{cpu_s}"
     yield f"--nofile={OPEN_FILES_MAX}:{OPEN_FILES_MAX}"

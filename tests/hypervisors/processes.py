@@ -1,19 +1,19 @@
 """What runs on this host, as /proc has it."""
 
 from pathlib import Path
+from uuid import UUID
 
 
-def of_user(uid: int) -> list[int]:
-    """Processes of a host user that are not zombies."""
+def of_machine(machine_id: UUID) -> list[int]:
+    """Processes that have this machine's directories mounted: all of its sandbox, whoever they run as."""
     found: list[int] = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
-                status = (entry / "status").read_text()
+                mounts = (entry / "mountinfo").read_text()
             except OSError:
                 continue
-            fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-            if fields["Uid"].split()[0] == str(uid) and not fields["State"].startswith("Z"):
+            if str(machine_id) in mounts and alive(int(entry.name)):
                 found.append(int(entry.name))
     return found
 

@@ -15,7 +15,7 @@ from tests.agent.machines import finished, report
 from tests.agent.stack import Stack, stack_in
 from tests.harness.places import short_directory
 from tests.harness.waiting import eventually
-from tests.hypervisors.processes import alive, of_user
+from tests.hypervisors.processes import alive, of_machine
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -37,12 +37,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-def uid(stack: Stack, spec: MachineSpec) -> int:
-    sandbox = stack.hypervisor.sandbox
-    assert sandbox is not None
-    return sandbox.host_uid(spec.machine_id)
 
 
 async def output_of(stack: Stack, spec: MachineSpec, lines: int = 1) -> list[str]:
@@ -68,7 +62,7 @@ async def test_a_grandchild_with_a_session_of_its_own_ends_with_the_goal(any_sta
     await stack.hypervisor.create(spec)
     end = await finished(stack.hub, spec.machine_id)
     assert end.outcome == "succeeded"
-    assert of_user(uid(stack, spec)) == []
+    assert of_machine(spec.machine_id) == []
     await stack.hypervisor.destroy(spec.machine_id, 1)
 
 
@@ -80,7 +74,7 @@ async def test_a_goal_that_ignores_every_signal_is_gone_when_its_grace_is_over(a
     end = await stop(stack, spec)
     assert (end.outcome, end.exit_code, end.reason) == ("cancelled", -9, "enough")
     assert end.checkpoint_id is not None
-    assert of_user(uid(stack, spec)) == []
+    assert of_machine(spec.machine_id) == []
 
 
 async def test_a_goal_hears_the_interrupt_first_and_may_end_well(stack: Stack) -> None:
@@ -112,9 +106,9 @@ async def test_destroying_a_running_machine_kills_all_of_it(stack: Stack) -> Non
     spec = stack.base.spec("for i in 1 2 3; do setsid sleep 1000 & done; echo up; wait", stack.server.url)
     await stack.hypervisor.create(spec)
     await output_of(stack, spec)
-    assert len(of_user(uid(stack, spec))) >= 5
+    assert len(of_machine(spec.machine_id)) >= 5
     await stack.hypervisor.destroy(spec.machine_id, 1)
-    assert of_user(uid(stack, spec)) == []
+    assert of_machine(spec.machine_id) == []
     assert not stack.hypervisor.cgroups.directories(f"{spec.machine_id}.1")
 
 
@@ -136,7 +130,7 @@ async def test_an_agent_that_is_killed_takes_its_sandbox_with_it_and_is_said(sta
         if gone.machine_id == spec.machine_id:
             assert (gone.epoch, gone.exit_code) == (1, -9)
             break
-    await eventually(lambda: of_user(uid(stack, spec)) == [])
+    await eventually(lambda: of_machine(spec.machine_id) == [])
     assert not next(vm for vm in await stack.hypervisor.list() if vm.machine_id == spec.machine_id).running
     assert (await stack.hypervisor.create(spec)).running is False
     await stack.hypervisor.destroy(spec.machine_id, 1)
@@ -151,7 +145,7 @@ async def test_a_killed_zygote_loses_its_machines_and_the_next_machine_gets_a_ne
             os.kill(stack.hypervisor.zygote.pid, signal.SIGKILL)
             gone = await anext(aiter(stack.hypervisor.exits()))
             assert gone.machine_id == lost.machine_id
-            await eventually(lambda: of_user(uid(stack, lost)) == [])
+            await eventually(lambda: of_machine(lost.machine_id) == [])
             end, lines = await stack.goal("echo again")
             assert (end.outcome, lines) == ("succeeded", ["again"])
 
@@ -171,12 +165,12 @@ async def test_a_hub_killed_with_9_leaves_nothing_running_and_its_next_start_fin
             assert said["tested"]
             for spec in specs:
                 await output_of(stack, spec)
-                assert of_user(uid(stack, spec))
+                assert of_machine(spec.machine_id)
             hub.kill()
             await hub.wait()
             await eventually(lambda: not alive(said["zygote"]))
             for spec in specs:
-                await eventually(lambda spec=spec: of_user(uid(stack, spec)) == [])
+                await eventually(lambda spec=spec: of_machine(spec.machine_id) == [])
             async with LocalHypervisor(LocalSettings(directory / "hub")) as again:
                 left = await again.list()
                 assert {vm.machine_id for vm in left} == {spec.machine_id for spec in specs}

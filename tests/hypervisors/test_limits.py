@@ -10,16 +10,11 @@ from hypervisors.port import Refused
 from tests.agent.machines import SMALL, finished
 from tests.agent.stack import Stack
 from tests.harness.waiting import eventually
-from tests.hypervisors.processes import of_user
+from tests.hypervisors.processes import of_machine
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 FORK_BOMB = "bomb() { bomb | bomb & }; echo up; bomb; while :; do :; done"
-
-
-def uid(stack: Stack, machine_id: object) -> int:
-    assert stack.hypervisor.sandbox is not None
-    return stack.hypervisor.sandbox.host_uid(machine_id)  # pyright: ignore[reportArgumentType]
 
 
 async def test_a_script_that_forks_for_ever_stays_below_its_limit_and_ends_at_its_deadline(
@@ -32,12 +27,12 @@ async def test_a_script_that_forks_for_ever_stays_below_its_limit_and_ends_at_it
     peak = 0
     ending = asyncio.create_task(finished(stack.hub, spec.machine_id, timeout_s=30))
     while not ending.done():
-        peak = max(peak, len(of_user(uid(stack, spec.machine_id))))
+        peak = max(peak, len(of_machine(spec.machine_id)))
         await asyncio.wait({ending}, timeout=0.05)
     assert (await ending).outcome == "expired"
     await stack.hypervisor.destroy(spec.machine_id, 1)
     assert 20 < peak <= 40 + 3
-    assert of_user(uid(stack, spec.machine_id)) == []
+    assert of_machine(spec.machine_id) == []
 
 
 async def test_a_script_that_wants_more_memory_than_its_limit_is_ended(any_stack: Stack) -> None:
@@ -142,4 +137,4 @@ async def test_nothing_of_a_destroyed_machine_is_left_on_the_host(stack: Stack) 
     assert spec.machine_id not in {each.machine_id for each in await stack.hypervisor.list()}
     assert not (stack.directory / "data" / "machines" / str(spec.machine_id) / "1").exists()
     assert vm.vm_id not in stack.hypervisor.cgroups.leaves()
-    await eventually(lambda: of_user(uid(stack, spec.machine_id)) == [])
+    await eventually(lambda: of_machine(spec.machine_id) == [])
