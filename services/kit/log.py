@@ -11,8 +11,9 @@ from events.address import Address
 from events.base import Event
 from events.envelope import Cause, Recorded
 from schema.streams import LOG
+from services.kit.batches import Stamped
 from services.kit.errors import Refused
-from services.kit.log_append import IN_FLIGHT_MAX, STUCK_AFTER, Appender, Stamped
+from services.kit.log_append import IN_FLIGHT_MAX, STUCK_AFTER, Appender
 from services.kit.log_follow import Follower
 from services.kit.log_read import Reader
 from services.kit.message import RawMessage, decode, encode, to_nanoseconds

@@ -12,15 +12,14 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import orjson
 import structlog
 
 from events.address import Address
+from services.kit.batches import DUPLICATE_IN_BATCH, DuplicateId, Entry, Stamped, command, meets, resolve
 from services.kit.errors import Conflict, IdReused, KitError, LogFull, LogStuck, Refused, Transient
 from services.kit.log_read import Reader
-from services.kit.message import Piece
 from services.kit.stuck import write_error
 from services.kit.wire import ApiError, Reply, Wire, api_error
 
@@ -35,60 +34,12 @@ IN_FLIGHT_MAX = 2
 """Batches on their way at once: while the server syncs one, the next is made."""
 ATTEMPT_TIMEOUT_S = 3.0
 STUCK_AFTER = 2
-MESSAGE_OVERHEAD_BYTES = 300
-"""Subject, batch and expectation headers."""
 
 _CONFLICT = {10071, 10164}
-_DUPLICATE_IN_BATCH = 10201
 _INCOMPLETE = 10176
 _AGAIN = {10158, 10163, 10167, _INCOMPLETE, 10210, 10211}
 _FULL = {10023, 10028, 10047, 10077}
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("log")
-
-
-class DuplicateId(ApiError):
-    """The server knows the id of a single message: it stored nothing."""
-
-    def __init__(self, seq: int) -> None:
-        super().__init__(400, _DUPLICATE_IN_BATCH, f"the id is that of seq {seq}")
-        self.seq = seq
-
-
-class Stamped(NamedTuple):
-    """One aggregate's part of an append, ready to be sent."""
-
-    address: Address
-    expected: int
-    pieces: tuple[Piece, ...]
-
-
-class Entry:
-    """One append: it is stored whole or not at all."""
-
-    __slots__ = ("deadline", "done", "messages", "parts", "size_bytes", "uncertain")
-
-    def __init__(self, parts: tuple[Stamped, ...], deadline: float, done: "asyncio.Future[int]") -> None:
-        self.parts = parts
-        self.deadline = deadline
-        """By the loop's clock."""
-        self.done = done
-        """Holds the seq of its last event."""
-        self.uncertain = False
-        """Sent before, and the answer was lost."""
-        self.messages = 0
-        self.size_bytes = 0
-        for part in parts:
-            self.messages += len(part.pieces)
-            for piece in part.pieces:
-                self.size_bytes += len(piece.body) + len(piece.headers) + MESSAGE_OVERHEAD_BYTES
-
-    def fail(self, error: KitError) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
-
-    def succeed(self, seq: int) -> None:
-        if not self.done.done():
-            self.done.set_result(seq)
 
 
 class Appender:
@@ -188,7 +139,7 @@ class Appender:
             if entry.done.done() or entry.deadline <= now:
                 entry.fail(Transient("the deadline passed while the append waited: nothing was appended"))
                 self._leave(entry)
-            elif _meets(seen, entry):
+            elif meets(seen, entry):
                 skipped.append(entry)
             else:
                 batch.append(entry)
@@ -209,7 +160,7 @@ class Appender:
 
         def on_end(outcome: int | ApiError | Transient) -> None:
             if isinstance(outcome, int):
-                _resolve(batch, outcome)
+                resolve(batch, outcome)
                 self._end()
             else:
                 task = asyncio.get_running_loop().create_task(self._recover(batch, outcome))
@@ -238,10 +189,13 @@ class Appender:
 
         token, inbox = self._wire.expect(on_reply)
         timer = loop.call_later(ATTEMPT_TIMEOUT_S, on_timeout)
-        if not self._wire.client.send_now(self._command(batch, inbox)):
+        if not self._wire.client.send_now(command(batch, inbox, self._batch_id())):
             timer.cancel()
             self._wire.forget(token)
             loop.call_soon(on_end, Transient("not connected to NATS"))
+
+    def _batch_id(self) -> bytes:
+        return b"%b-%x" % (self._batch_prefix, next(self._batch_ids))
 
     def _outcome(self, reply: Reply | None) -> int | ApiError | Transient:
         if reply is None:
@@ -258,36 +212,6 @@ class Appender:
             return ApiError(400, 10060, f"appended to stream {answer['stream']}, not {self._stream}")
         seq = int(answer["seq"])
         return DuplicateId(seq) if answer.get("duplicate") else seq
-
-    def _command(self, batch: Sequence[Entry], inbox: bytes) -> bytes:
-        """Return the protocol bytes of a batch; only its last message asks for an answer."""
-        flat = [
-            (piece, part if piece is part.pieces[0] else None)
-            for entry in batch
-            for part in entry.parts
-            for piece in part.pieces
-        ]
-        count = len(flat)
-        batch_id = b"%b-%x" % (self._batch_prefix, next(self._batch_ids)) if count > 1 else b""
-        out: list[bytes] = []
-        for number, (piece, first_of) in enumerate(flat, 1):
-            lines = b"NATS/1.0\r\n"
-            if count > 1:
-                lines += b"Nats-Batch-Id: %b\r\nNats-Batch-Sequence: %d\r\n" % (batch_id, number)
-                if number == count:
-                    lines += b"Nats-Batch-Commit: 1\r\n"
-            if first_of is not None:
-                lines += (
-                    b"Nats-Expected-Last-Subject-Sequence: %d\r\nNats-Expected-Last-Subject-Sequence-Subject: %b\r\n"
-                    % (first_of.expected, first_of.address.filter().encode())
-                )
-            header = b"%b%b\r\n" % (lines, piece.headers)
-            reply = b" " + inbox if number == count else b""
-            out.append(
-                b"HPUB %b%b %d %d\r\n%b%b\r\n"
-                % (piece.subject, reply, len(header), len(header) + len(piece.body), header, piece.body)
-            )
-        return b"".join(out)
 
     async def _recover(self, batch: list[Entry], outcome: int | ApiError | Transient) -> None:
         """Bring every append of a batch that did not simply succeed to its end."""
@@ -308,7 +232,7 @@ class Appender:
         pause_s = 0.01
         while True:
             if isinstance(outcome, int):
-                _resolve(batch, outcome)
+                resolve(batch, outcome)
                 return
             if isinstance(outcome, ApiError) and not _again(outcome):
                 await self._refused(batch, outcome)
@@ -367,7 +291,7 @@ class Appender:
             for half in (batch[:middle], batch[middle:]):
                 await self._settle(half, await self._attempt(half))
             return
-        if error.err_code in _CONFLICT or error.err_code == _DUPLICATE_IN_BATCH:
+        if error.err_code in _CONFLICT or error.err_code == DUPLICATE_IN_BATCH:
             await self._verify(batch[0], error)
             return
         for entry in batch:
@@ -405,26 +329,10 @@ class Appender:
             actual = last.seq if last else 0
             if actual != part.expected:
                 return Conflict(part.address, part.expected, actual)
-        if error.err_code == _DUPLICATE_IN_BATCH:
+        if error.err_code == DUPLICATE_IN_BATCH:
             return IdReused(entry.parts[0].pieces[0].id, error.seq if isinstance(error, DuplicateId) else 0)
         part = entry.parts[0]
         return Conflict(part.address, part.expected, part.expected)
-
-
-def _meets(seen: set[Address], entry: Entry) -> bool:
-    """Return whether an aggregate of the append was seen before; from now on all of them are."""
-    before = len(seen)
-    for part in entry.parts:
-        seen.add(part.address)
-    return len(seen) != before + len(entry.parts)
-
-
-def _resolve(batch: Sequence[Entry], last_seq: int) -> None:
-    """Give each append its seq: a batch is stored without a gap."""
-    seq = last_seq
-    for entry in reversed(batch):
-        entry.succeed(seq)
-        seq -= entry.messages
 
 
 def _again(error: ApiError) -> bool:

@@ -8,17 +8,14 @@ Messages of one aggregate are handled one at a time and in order, except that a 
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, cast
+from typing import cast
 
 import orjson
 import structlog
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from structlog.contextvars import bound_contextvars
 
 from events.envelope import Recorded
 from services.kit import broker, dead
@@ -27,9 +24,19 @@ from services.kit.bus import Bus
 from services.kit.delivery import Later, Never, Poison, Report, report_of
 from services.kit.errors import KitError, LogFull, Refused, Transient
 from services.kit.health import Health, Part
-from services.kit.locks import KeyedLocks
-from services.kit.message import RawMessage, decode, from_delivery
+from services.kit.message import RawMessage, decode
 from services.kit.metrics import Metrics
+from services.kit.routes import (
+    Reactor,
+    Route,
+    about_event,
+    about_raw,
+    about_report,
+    aggregate_of,
+    as_it_is,
+    covers,
+    stored_message,
+)
 from services.kit.wire import ApiError, integer, mapping
 
 ATTEMPTS_MAX = 10
@@ -40,61 +47,7 @@ PAUSE_MAX_S = 30.0
 BURIAL_PAUSE_S = 10.0
 PROGRESS_EVERY_S = 10.0
 STALLED_S = 60.0
-FAILURES_KEPT = 10_000
-
-M = TypeVar("M")
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("reactor")
-
-
-@dataclass(frozen=True, slots=True)
-class Route(Generic[M]):
-    """Which messages of a durable a handler takes, and how they are read for it."""
-
-    subjects: tuple[str, ...]
-    handler: Callable[[M], Awaitable[None]]
-    read: Callable[[RawMessage], M]
-    bind: Callable[[M], dict[str, str]]
-
-    async def handle(self, stored: RawMessage) -> None:
-        try:
-            message = self.read(stored)
-        except ValueError as error:
-            raise Poison(f"cannot be read: {error}") from error
-        with bound_contextvars(**self.bind(message)):
-            await self.handler(message)
-
-    def takes(self, subject: str) -> bool:
-        return any(covers(wanted, subject) for wanted in self.subjects)
-
-
-@dataclass(slots=True)
-class Reactor:
-    """One durable and its handlers."""
-
-    stream: str
-    durable: str
-    concurrency: int
-    attempts_max: int
-    routes: list[Route[Any]] = field(default_factory=list[Route[Any]])
-    locks: KeyedLocks[str] = field(default_factory=KeyedLocks[str])
-    failures: OrderedDict[int, int] = field(default_factory=OrderedDict[int, int])
-    running: int = 0
-    progressed_at: float = field(default_factory=time.monotonic)
-
-    async def handle(self, stored: RawMessage) -> None:
-        """Give a message to the first handler that takes it; what nobody takes is done."""
-        for route in self.routes:
-            if route.takes(stored.subject):
-                await route.handle(stored)
-                return
-
-    def failed(self, seq: int) -> int:
-        """Count a failure of a message in this process."""
-        count = self.failures.pop(seq, 0) + 1
-        self.failures[seq] = count
-        if len(self.failures) > FAILURES_KEPT:
-            self.failures.popitem(last=False)
-        return count
 
 
 class Reactors:
@@ -123,7 +76,7 @@ class Reactors:
         reactor = self._reactor(stream, durable, concurrency, attempts_max)
 
         def register(handler: Callable[[Recorded], Awaitable[None]]) -> Callable[[Recorded], Awaitable[None]]:
-            reactor.routes.append(Route(tuple(subjects), handler, decode, _about_event))
+            reactor.routes.append(Route(tuple(subjects), handler, decode, about_event))
             return handler
 
         return register
@@ -141,7 +94,7 @@ class Reactors:
         reactor = self._reactor(stream, durable, concurrency, attempts_max)
 
         def register(handler: Callable[[Report], Awaitable[None]]) -> Callable[[Report], Awaitable[None]]:
-            reactor.routes.append(Route(tuple(subjects), handler, report_of, _about_report))
+            reactor.routes.append(Route(tuple(subjects), handler, report_of, about_report))
             return handler
 
         return register
@@ -159,7 +112,7 @@ class Reactors:
         reactor = self._reactor(stream, durable, concurrency, attempts_max)
 
         def register(handler: Callable[[RawMessage], Awaitable[None]]) -> Callable[[RawMessage], Awaitable[None]]:
-            reactor.routes.append(Route(tuple(subjects), handler, _as_it_is, _about_raw))
+            reactor.routes.append(Route(tuple(subjects), handler, as_it_is, about_raw))
             return handler
 
         return register
@@ -244,8 +197,8 @@ class Reactors:
     def _consumer(self, reactor: Reactor) -> Callable[[NatsMessage], Awaitable[None]]:
         async def consume(message: NatsMessage) -> None:
             raw = message.raw_message
-            stored = _stored(raw)
-            async with reactor.locks.hold(_aggregate(stored.subject)):
+            stored = stored_message(raw)
+            async with reactor.locks.hold(aggregate_of(stored.subject)):
                 reactor.running += 1
                 try:
                     await self._deliver(reactor, raw, stored)
@@ -317,7 +270,7 @@ class Reactors:
         async def retry(request: Msg) -> None:
             try:
                 letter = await dead.find(self._bus, int(orjson.loads(request.data)["seq"]))
-                async with reactor.locks.hold(_aggregate(letter.message.subject)):
+                async with reactor.locks.hold(aggregate_of(letter.message.subject)):
                     await reactor.handle(letter.message)
             except Exception as error:  # noqa: BLE001 # the edge: the asker gets every error
                 _log.warning("letter.failed_again", durable=reactor.durable, exc_info=error)
@@ -328,57 +281,9 @@ class Reactors:
         return retry
 
 
-def covers(wide: str, narrow: str) -> bool:
-    """Return whether every subject that `narrow` (a subject or a filter) names is also named by the filter `wide`."""
-    outer, inner = wide.split("."), narrow.split(".")
-    for at, part in enumerate(outer):
-        if part == ">":
-            return len(inner) > at
-        if at >= len(inner) or inner[at] == ">" or part not in {"*", inner[at]}:
-            return False
-    return len(inner) == len(outer)
-
-
 def _refuse_killer(deliveries: int, reactor: Reactor) -> None:
     if deliveries > CRASHES_MAX * reactor.attempts_max:
         raise Never(f"delivered {deliveries} times without an answer")
-
-
-def _as_it_is(message: RawMessage) -> RawMessage:
-    return message
-
-
-def _stored(raw: Msg) -> RawMessage:
-    header = b"NATS/1.0\r\n" + b"".join(f"{k}: {v}\r\n".encode() for k, v in (raw.headers or {}).items())
-    return from_delivery(raw.subject.encode(), raw.reply.encode(), header, raw.data)
-
-
-def _aggregate(subject: str) -> str:
-    """Return what must be handled in order: the first four tokens name an aggregate, or a machine's epoch."""
-    return ".".join(subject.split(".", 4)[:4])
-
-
-def _about_event(recorded: Recorded) -> dict[str, str]:
-    address = recorded.envelope.address
-    return {
-        "project": address.project,
-        f"{address.aggregate}_id": address.id,
-        "cause": recorded.envelope.type,
-        "seq": str(recorded.seq),
-    }
-
-
-def _about_report(report: Report) -> dict[str, str]:
-    return {
-        "project": report.project,
-        "machine_id": str(report.machine_id),
-        "epoch": str(report.epoch),
-        "cause": report.type,
-    }
-
-
-def _about_raw(message: RawMessage) -> dict[str, str]:
-    return {"subject": message.subject[:300], "seq": str(message.seq)}
 
 
 def _pause(failures: int) -> float:
