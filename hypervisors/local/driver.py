@@ -16,6 +16,7 @@ from uuid import UUID
 from events.agent import AgentSpec
 from hypervisors.local import cgroups, incarnation, sandbox, seccomp, selftest
 from hypervisors.local.incarnation import Incarnation, Record
+from hypervisors.local.processes import resident_bytes
 from hypervisors.local.zygote import Gone, Zygote
 from hypervisors.port import Exit, MachineSpec, Refused, SelfTest, Unreachable, Usage, Vm
 
@@ -30,6 +31,7 @@ class _Meter:
     """What a running incarnation has used so far."""
 
     started: datetime
+    agent_pid: int = 0
     memory_byte_s: float = 0.0
     memory_peak_bytes: int = 0
     agent_cpu_s: float = 0.0
@@ -173,7 +175,13 @@ class LocalHypervisor:
         before = here.spent() or Usage()
         if meter is None:
             ended = before.ended_at or here.last_alive() or record.created_at
-            meter = _Meter(record.created_at, before.memory_byte_s, before.memory_peak_bytes, before.cpu_s, ended)
+            meter = _Meter(
+                record.created_at,
+                memory_byte_s=before.memory_byte_s,
+                memory_peak_bytes=before.memory_peak_bytes,
+                agent_cpu_s=before.cpu_s,
+                ended=ended,
+            )
         ended = meter.ended or datetime.now(UTC)
         return Usage(
             cpu_s=max(reading.cpu_s, meter.agent_cpu_s),
@@ -202,7 +210,8 @@ class LocalHypervisor:
 
     async def _fork(self, here: Incarnation, spec: AgentSpec) -> None:
         try:
-            await self.zygote.fork(here.leaf, spec.model_dump_json(), self._settings.agent_options)
+            pid = await self.zygote.fork(here.leaf, spec.model_dump_json(), self._settings.agent_options)
+            self._meters[here.leaf].agent_pid = pid
         except Unreachable:
             if here.leaf not in self.zygote.running:
                 here.forget()
@@ -271,6 +280,9 @@ class LocalHypervisor:
     def _read_meter(self, leaf: str, meter: _Meter) -> None:
         now_s = time.monotonic()
         reading = cgroups.read(self.cgroups.directories(leaf))
+        if "memory" not in self.cgroups.controllers:
+            memory_bytes = resident_bytes(meter.agent_pid)
+            reading = replace(reading, memory_bytes=memory_bytes, memory_peak_bytes=memory_bytes)
         if meter.read_at_s:
             meter.memory_byte_s += reading.memory_bytes * (now_s - meter.read_at_s)
         meter.memory_peak_bytes = max(meter.memory_peak_bytes, reading.memory_peak_bytes)

@@ -44,6 +44,8 @@ async def test_a_script_that_wants_more_memory_than_its_limit_is_ended(any_stack
 
 
 async def test_a_script_killed_for_its_memory_is_told_so(stack: Stack) -> None:
+    if "memory" not in stack.hypervisor.cgroups.controllers:
+        pytest.skip("this host has no memory controller that we may use")
     spec = stack.base.spec(
         "set -o pipefail; head -c 400000000 /dev/zero | tail -c 400000000 > /dev/null", stack.server.url
     )
@@ -112,14 +114,15 @@ async def test_what_the_host_does_not_have_is_refused_in_numbers(stack: Stack, l
     assert spec.machine_id not in {vm.machine_id for vm in await stack.hypervisor.list()}
 
 
-async def test_what_a_goal_used_is_known_after_it_is_gone(stack: Stack) -> None:
-    spec = stack.base.spec("x=$(head -c 30000000 /dev/zero | tr '\\0' x); sleep 1.5", stack.server.url)
+async def test_what_a_goal_used_is_known_after_it_is_gone(any_stack: Stack) -> None:
+    stack = any_stack
+    spec = stack.base.spec("x=$(head -c 30000000 /dev/zero | tr '\\0' x); sleep 2.5", stack.server.url)
     started = time.monotonic()
     await stack.hypervisor.create(spec)
     await finished(stack.hub, spec.machine_id)
     usage = await stack.hypervisor.destroy(spec.machine_id, 1)
     took_s = time.monotonic() - started
-    assert 1.5 < usage.wall_s <= took_s + 0.1
+    assert 2.5 < usage.wall_s <= took_s + 0.1
     assert usage.cpu_s > 0.01
     assert usage.memory_peak_bytes > 30_000_000
     assert usage.memory_byte_s > 1_000_000
