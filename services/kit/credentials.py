@@ -71,8 +71,10 @@ class NoCredentials:
 class IssuerClient:
     """The issuer, over the bus; only inside HUB."""
 
-    def __init__(self, nc: Client, *, timeout_s: float = ISSUER_TIMEOUT_S) -> None:
+    def __init__(self, nc: Client, *, actor: str = "spawner", timeout_s: float = ISSUER_TIMEOUT_S) -> None:
+        """`actor`: who history shows as having asked."""
         self._nc = nc
+        self._actor = actor
         self._timeout_s = timeout_s
 
     async def machine(self, project: str, machine_id: UUID, epoch: int, ttl_s: int) -> MachineCredentials:
@@ -91,7 +93,9 @@ class IssuerClient:
 
     async def _ask(self, subject: str, asked: Mapping[str, object]) -> Mapping[str, object]:
         try:
-            reply = await self._nc.request(subject, json.dumps(asked).encode(), timeout=self._timeout_s)
+            reply = await self._nc.request(
+                subject, json.dumps(asked).encode(), timeout=self._timeout_s, headers={"ce-actor": self._actor}
+            )
         except (nats.errors.Error, TimeoutError) as error:
             raise IssuerUnreachable(f"{subject}: no answer within {self._timeout_s} s: {error!r}") from error
         headers = reply.headers or {}

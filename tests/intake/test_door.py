@@ -81,6 +81,7 @@ async def test_one_id_may_name_messages_to_two_machines_without_meeting(door: Kn
     await given_project(door.bus, "webshop")
     answers = [await door.ask(a_machine(), GOAL, ce_id="1") for _ in range(2)]
     assert [answer.duplicate for answer in answers] == [False, False]
+    assert 0 < answers[0].seq < answers[1].seq
     assert answers[0].id != answers[1].id
 
 

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from domain.credential import machine_credential_id
 from events.address import credential
 from events.credential import CredentialIssued, CredentialRevoked
 from events.ids import HUB
@@ -196,3 +197,69 @@ async def test_issuing_and_revoking_are_events_with_their_actor(hub: Hub) -> Non
     assert {recorded.envelope.cause.actor for recorded in history.events} == {"operator:operator"}
     unknown = await hub.ask_credential(root.nc, UUID(int=1), "CredentialRevokeRequested")
     assert (unknown.headers or {})["Nats-Service-Error-Code"] == "404"
+
+
+async def test_a_machine_gets_nothing_where_there_is_no_project_or_for_longer_than_allowed(hub: Hub) -> None:
+    for slug, ttl_s in (("nowhere", 60), ("*", 60), ("webshop", 0), ("webshop", 32 * 86_400), ("webshop", 10**12)):
+        with pytest.raises(CredentialsRefused, match=r"40[04]"):
+            await hub.credentials.machine(slug, uuid4(), 1, ttl_s)
+    with pytest.raises(CredentialsRefused, match="400"):
+        await hub.credentials.machine("webshop", uuid4(), 0, 60)
+
+
+async def test_an_incarnation_without_credentials_has_none_to_lose(hub: Hub) -> None:
+    await hub.credentials.revoke("webshop", uuid4(), 1)
+
+
+async def test_history_says_that_the_spawner_asked_for_a_machines_credentials(hub: Hub) -> None:
+    machine_id = uuid4()
+    made = await hub.credentials.machine("webshop", machine_id, 3, 60)
+    last = await hub.bus.log.last(credential("webshop", made.credential_id))
+    assert last
+    assert isinstance(last.event, CredentialIssued)
+    assert (last.envelope.cause.actor, last.event.machine_id, last.event.epoch) == ("spawner", machine_id, 3)
+    assert last.event.expires_at == made.expires_at
+
+
+async def test_a_secret_is_shown_once(hub: Hub) -> None:
+    credential_id = uuid4()
+    wish = {"kind": "api_key", "name": "ci", "role": "admin"}
+    first = await hub.ask_credential(hub.bus.nc, credential_id, "CredentialRequested", **wish)
+    assert json.loads(first.data)["api_key"]
+    again = await hub.ask_credential(hub.bus.nc, credential_id, "CredentialRequested", **wish)
+    assert (again.headers or {})["Nats-Service-Error-Code"] == "409"
+    assert "api_key" not in json.loads(again.data)
+
+
+@pytest.mark.parametrize(
+    ("subject", "body"),
+    [
+        ("issuer.revoke", b"{}"),
+        ("issuer.revoke", b"not json"),
+        ("issuer.machine", b"\xff"),
+        ("issuer.machine", b"[" * 10_000),
+        ("ask._hub.credential.x.CredentialRequested", b'{"kind": "operator", "name": "a"}'),
+        ("ask._hub.credential.x.CredentialRevokeRequested", b"{}"),
+        ("ask._hub.credential.x.CredentialRevokeRequested", b'{"no": 1}'),
+    ],
+)
+async def test_nonsense_is_answered_and_the_issuer_goes_on(hub: Hub, subject: str, body: bytes) -> None:
+    said = await hub.bus.nc.request(subject, body, timeout=5)
+    assert (said.headers or {})["Nats-Service-Error-Code"] == "400"
+    assert (await hub.credentials.machine("webshop", uuid4(), 1, 60)).creds
+
+
+async def test_a_credential_can_be_revoked_by_its_id_alone(hub: Hub) -> None:
+    machine_id = uuid4()
+    agent = await hub.machine("webshop", machine_id)
+    made = machine_credential_id("webshop", machine_id, 1)
+    await eventually(lambda: _known(hub, made))
+    await hub.bus.nc.request("issuer.revoke", json.dumps({"credential_id": str(made)}).encode(), timeout=5)
+    await eventually(lambda: not agent.nc.is_connected)
+
+
+async def _known(hub: Hub, credential_id: UUID) -> bool:
+    """The issuer hears its own words back from the log."""
+    said = (await hub.issuer.health()).parts[-1].detail
+    last = await hub.bus.log.last(credential("webshop", credential_id))
+    return last is not None and said.endswith(f"seq {last.seq}")
