@@ -9,7 +9,6 @@ from typing import Self
 from nats import micro
 from nats.micro.service import Service as MicroService
 
-from schema.streams import IN
 from services.intake.admit import Admission
 from services.intake.asked import AGGREGATES, PREFIX, SERVICE, Asked
 from services.intake.published import Published
@@ -46,7 +45,7 @@ class Intake:
         published = Published(bus, self._admission, self._rate, full_delay_s=settings.door_full_delay_s)
         self._reactors = Reactors(bus, self.name, self.metrics)
         self._reactors.on_raw(
-            stream=IN, durable=self.name, subjects=["in.>"], concurrency=settings.door_published_at_once
+            stream="IN", durable=self.name, subjects=["in.>"], concurrency=settings.door_published_at_once
         )(published.handle)
 
     async def __aenter__(self) -> Self:

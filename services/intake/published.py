@@ -14,7 +14,6 @@ from domain.refusal import cut
 from events import fresh
 from events.envelope import MSG_ID
 from events.records import EXCERPT_CHARS_MAX, Problem, Rejected
-from schema.streams import REJECTED
 from services.intake.admit import Admission
 from services.intake.knock import Sender, cause, client_id, log_id, project_sender
 from services.intake.rate import Rate
@@ -86,7 +85,7 @@ class Published:
         headers = {MSG_ID: f"IN:{message.seq}@{message.recorded_ns}"}
         body = record.model_dump_json(exclude_none=True).encode()
         try:
-            await self._bus.js.publish(rejected_subject(message.subject), body, stream=REJECTED, headers=headers)
+            await self._bus.js.publish(rejected_subject(message.subject), body, stream="REJECTED", headers=headers)
         except (NatsError, JetStreamError, TimeoutError) as error:
             raise Transient(f"the refusal of IN seq {message.seq} could not be recorded: {error!r}") from error
 

@@ -13,7 +13,6 @@ from nats.micro.service import Service as MicroService
 from events import fresh
 from events.envelope import Recorded
 from events.ids import HUB
-from schema.streams import LOG
 from services.issuer import accounts
 from services.issuer.desk import Desk
 from services.issuer.keys import KeyStore
@@ -61,7 +60,7 @@ class Issuer:
         self._position = 0
         self._exits = AsyncExitStack()
         self._reactors = Reactors(bus, self.name, self.metrics)
-        self._reactors.on(stream=LOG, durable=self.name, subjects=[CREATED])(self._on_project_created)
+        self._reactors.on(stream="LOG", durable=self.name, subjects=[CREATED])(self._on_project_created)
 
     async def __aenter__(self) -> Self:
         await self._catch_up()
