@@ -7,6 +7,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 from cli.exits import CliError, Exit
 
@@ -87,4 +88,5 @@ def _from_file(file: Path, *, named: bool) -> dict[str, str]:
         return {}
     except (OSError, ValueError) as error:
         raise CliError(Exit.USAGE, f"{file} is no context of autovibe: {error}", remedy=f"remove {file}") from error
-    return {str(name): str(value) for name, value in content.items()} if isinstance(content, dict) else {}
+    found = cast("dict[str, object]", content) if isinstance(content, dict) else {}
+    return {name: str(value) for name, value in found.items()}

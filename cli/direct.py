@@ -1,6 +1,6 @@
 """The few commands that work on the log and the database themselves, not through the query API."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def hub_bus(context: Context, name: str) -> "AsyncIterator[Bus]":
+async def hub_bus(context: Context, name: str) -> "AsyncGenerator[Bus]":
     """Connect to the bus as a service.
 
     Raises:

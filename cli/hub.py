@@ -4,9 +4,9 @@ import http.client
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 from cli import context
@@ -52,7 +52,7 @@ class Hub:
                 return
 
     @contextmanager
-    def stream(self, path: str, **parameters: object) -> Iterator[Iterator[bytes]]:
+    def stream(self, path: str, **parameters: object) -> Generator[Iterator[bytes]]:
         """Open a response that goes on; yields its lines as they come, without line ends."""
         connection = self._connection(STREAM_SILENCE_S)
         try:
@@ -118,10 +118,11 @@ class Hub:
 def _refused(response: http.client.HTTPResponse) -> CliError:
     text = response.read(65_536)
     try:
-        problem = json.loads(text)
+        said: object = json.loads(text)
     except ValueError:
-        problem = {}
-    if not isinstance(problem, dict) or "detail" not in problem:
+        said = None
+    problem = cast("dict[str, object]", said) if isinstance(said, dict) else {}
+    if "detail" not in problem:
         problem = {"detail": f"HTTP {response.status} {response.reason}: {text[:300].decode(errors='replace')}"}
     exit_code = EXIT_OF_STATUS.get(response.status, Exit.REFUSED)
     return CliError(exit_code, str(problem["detail"]), remedy=str(problem.get("remedy", "")), problem=problem)

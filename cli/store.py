@@ -8,7 +8,7 @@ from cli.context import Context
 from cli.exits import CliError, Exit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from snapshots.capture import Snapshot
     from snapshots.http import HttpChunkStore
@@ -18,7 +18,7 @@ UPLOAD_S = 3_600.0
 
 
 @contextmanager
-def opened(context: Context) -> "Iterator[HttpChunkStore]":
+def opened(context: Context) -> "Generator[HttpChunkStore]":
     """Open the hub's chunk store; what goes wrong in it becomes an error of the command.
 
     Raises:

@@ -33,7 +33,7 @@ def drawn(nodes: list[Json]) -> Iterator[str]:
 
 def _line(node: Json) -> str:
     mark = "◉" if node["current"] else ("○" if node["purged_at"] else "●")
-    files = node["file_manifest"] or {}
+    files: Json = node["file_manifest"] or {}
     told = "  ".join(
         part
         for part in (

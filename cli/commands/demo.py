@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import IO, Annotated
 
 import typer
 
@@ -184,7 +184,7 @@ def _wait_ready(hub: "subprocess.Popen[str]", directory: Path) -> None:
     raise CliError(Exit.FAILED, f"the hub did not start: exit code {hub.returncode}; its data is in {directory}")
 
 
-def _lines(stream: TextIO | None) -> Iterator[str]:
+def _lines(stream: IO[str] | None) -> Iterator[str]:
     """The lines of a command, as it prints them, without their ends."""
     assert stream is not None
     for line in stream:

@@ -54,7 +54,13 @@ def _kept_key(data: Path, url: str) -> str:
 async def _new_key(places: Places) -> str:
     settings = BusSettings(nats_url=places.nats_url, nats_creds=places.nats_creds)
     subject = Address(ids.HUB, "credential", str(uuid7())).subject("CredentialRequested", "ask")
-    asked = {"kind": "api_key", "name": KEY_NAME, "role": "admin", "projects": [], "ttl_s": KEY_TTL_S}
+    asked: dict[str, object] = {
+        "kind": "api_key",
+        "name": KEY_NAME,
+        "role": "admin",
+        "projects": [],
+        "ttl_s": KEY_TTL_S,
+    }
     async with Bus.connect(settings, name="stack-access") as bus:
         reply = await bus.nc.request(subject, json.dumps(asked).encode(), timeout=ISSUE_S)
     answer = json.loads(reply.data or b"{}")

@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TypedDict
 
 import structlog
 
@@ -90,7 +92,14 @@ async def _services(stack: AsyncExitStack, places: Places, hypervisor: Hyperviso
     }
 
 
-def _common(places: Places) -> dict[str, object]:
+class _Common(TypedDict):
+    """What every service's settings take from the stack."""
+
+    nats_url: str
+    nats_creds: Path | None
+
+
+def _common(places: Places) -> _Common:
     return {"nats_url": places.nats_url, "nats_creds": places.nats_creds}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import nats
 import psycopg
 import pytest
+from nats.aio.msg import Msg
 
 from tests.harness import eventually
 from tests.harness.hub import RunningHub
@@ -43,7 +44,7 @@ async def test_a_nats_client_runs_a_goal_with_nothing_but_a_subject_and_a_body(
     heard: list[str] = []
     ended: asyncio.Future[dict[str, object]] = asyncio.get_running_loop().create_future()
 
-    async def on_event(message: nats.aio.msg.Msg) -> None:
+    async def on_event(message: Msg) -> None:
         heard.append(message.subject.rpartition(".")[2])
         if message.subject.endswith(".MachineEnded"):
             ended.set_result(json.loads(message.data))
@@ -132,7 +133,7 @@ async def test_what_the_door_refuses_is_said_to_the_client_that_published_it(
     client = await nats.connect(hub.context.nats_url, user_credentials=str(file))
     refused: asyncio.Queue[dict[str, dict[str, str]]] = asyncio.Queue(10)
 
-    async def on_refusal(message: nats.aio.msg.Msg) -> None:
+    async def on_refusal(message: Msg) -> None:
         refused.put_nowait(json.loads(message.data))
 
     try:
