@@ -121,7 +121,7 @@ def _refused(response: http.client.HTTPResponse) -> CliError:
         said: object = json.loads(text)
     except ValueError:
         said = None
-    problem = cast("dict[str, object]", said) if isinstance(said, dict) else {}
+    problem: dict[str, object] = cast("dict[str, object]", said) if isinstance(said, dict) else {}
     if "detail" not in problem:
         problem = {"detail": f"HTTP {response.status} {response.reason}: {text[:300].decode(errors='replace')}"}
     exit_code = EXIT_OF_STATUS.get(response.status, Exit.REFUSED)
