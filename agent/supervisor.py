@@ -77,7 +77,7 @@ class Supervisor:
         async with asyncio.TaskGroup() as group:
             subject = address.command(spec.project, spec.machine_id, spec.epoch, ">")
             coroutines = (
-                self._connection.open(subject, commands.hear),
+                self._connection.keep_open(subject, commands.hear),
                 self._reports.run(),
                 self._output.run(),
                 self._beat(),
