@@ -116,11 +116,11 @@ async def serving(app: Starlette, host: str, port: int) -> AsyncGenerator[int]:
             timeout_graceful_shutdown=SHUTDOWN_S,
         )
         server = _QuietServer(config)
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(server.serve(sockets=[listener]))
-            try:
-                while not server.started and not running.done():
-                    await asyncio.sleep(0.01)
-                yield int(listener.getsockname()[1])
-            finally:
-                server.should_exit = True
+        running = asyncio.create_task(server.serve(sockets=[listener]), name="store-http")
+        try:
+            while not server.started and not running.done():
+                await asyncio.sleep(0.01)
+            yield int(listener.getsockname()[1])
+        finally:
+            server.should_exit = True
+            await running
