@@ -10,6 +10,7 @@ from cli.exits import CliError, Exit
 from cli.framing import AsJson, Project, framed, group
 from cli.hub import Json, connect, segment
 from cli.watch import until
+from events.words import BudgetPeriod
 
 app = group("budget", "Budgets: what the hub, a project or a machine may use.")
 
@@ -22,15 +23,6 @@ class Resource(StrEnum):
     MONEY = "money"
     TIME = "time"
     API_CALLS = "api_calls"
-
-
-class Period(StrEnum):
-    """How often a budget begins anew."""
-
-    DAILY = "daily"
-    WEEKLY = "weekly"
-    MONTHLY = "monthly"
-    TOTAL = "total"
 
 
 UNIT = {Resource.TIME: "minutes", Resource.API_CALLS: "calls"}
@@ -66,7 +58,7 @@ def set_(
     project: Project,
     amount: Annotated[str, typer.Argument(help="5CAD; a number of minutes or calls.", show_default=False)],
     resource: Annotated[Resource, typer.Option(help="What is budgeted.")] = Resource.MONEY,
-    period: Annotated[Period, typer.Option(help="How often it begins anew.")] = Period.TOTAL,
+    period: Annotated[BudgetPeriod, typer.Option(help="How often it begins anew.")] = BudgetPeriod.TOTAL,
     time_zone: Annotated[str, typer.Option(help="Where days, weeks and months begin.")] = "UTC",
     machine: Annotated[str | None, typer.Option(help="Set a machine's own account instead.")] = None,
     as_json: AsJson = False,

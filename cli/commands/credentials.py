@@ -11,6 +11,7 @@ from cli import console, units
 from cli.exits import CliError, Exit
 from cli.framing import AsJson, framed, group
 from cli.hub import connect, segment
+from events.words import Role
 
 app = group("credentials", "Credentials: who may speak on the bus or over HTTP.")
 
@@ -21,14 +22,6 @@ class Kind(StrEnum):
     CLIENT = "client"
     API_KEY = "api_key"
     OPERATOR = "operator"
-
-
-class Role(StrEnum):
-    """What its holder may do."""
-
-    VIEWER = "viewer"
-    OPERATOR = "operator"
-    ADMIN = "admin"
 
 
 @app.command()
