@@ -155,8 +155,7 @@ class Follower:
             message = arrived[0]
             if message.seq != after + 1:
                 if message.seq <= after:
-                    arrived.popleft()
-                    continue
+                    raise LogRegressed(after, message.seq)
                 if unfiltered:
                     if messages:
                         break

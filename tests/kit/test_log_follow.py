@@ -178,3 +178,14 @@ async def test_a_slow_reader_is_given_no_more_than_it_can_hold(bus: Bus) -> None
             if len(heard) == 400:
                 break
     assert heard == list(range(1, 401))
+
+
+async def test_a_sequence_number_that_comes_again_halts_the_follower(bus: Bus) -> None:
+    await fill(bus, 2)
+    async with aclosing(bus.log.follow_raw()) as batches:
+        while (await anext(batches))[-1].seq < 2:
+            pass
+        (inbox,) = [sid for sid in bus.nc.raw_handlers if sid != min(bus.nc.raw_handlers)]
+        bus.nc.raw_handlers[inbox](b"av.p.project.p.ProjectCreated", b"$JS.ACK.LOG.c.1.2.2.0.0", b"", b"{}")
+        with pytest.raises(LogRegressed, match="ends at seq 2, but seq 2"):
+            await anext(batches)
