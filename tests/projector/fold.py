@@ -228,8 +228,19 @@ class _World:
         ]
         caps = {"budget_cad": body.get("budget"), "calls": body.get("calls")}
         nothing = dict.fromkeys(
-            "outcome exit_code hypervisor node vm_id hub_vm_id last_checkpoint_uuid current_progress progress_percent"
-            " error_message terminated_at".split()
+            [
+                "outcome",
+                "exit_code",
+                "hypervisor",
+                "node",
+                "vm_id",
+                "hub_vm_id",
+                "last_checkpoint_uuid",
+                "current_progress",
+                "progress_percent",
+                "error_message",
+                "terminated_at",
+            ]
         )
         return nothing | {
             "uuid": uuid,
@@ -401,7 +412,7 @@ class _World:
         if isinstance(event, hub.HubRegistered):
             if row is None:
                 nothing = dict.fromkeys(
-                    "vm_id parent_hub_uuid experiment_uuid started_at last_checkpoint_at terminated_at".split()
+                    ["vm_id", "parent_hub_uuid", "experiment_uuid", "started_at", "last_checkpoint_at", "terminated_at"]
                 )
                 rows[key] = nothing | {
                     "uuid": uuid,

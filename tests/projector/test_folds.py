@@ -1,7 +1,6 @@
 """The rows depend on the log and on nothing else: not on the batches, not on what is delivered twice."""
 
 from collections.abc import Iterator
-
 from decimal import Decimal
 
 import psycopg

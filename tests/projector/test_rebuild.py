@@ -1,68 +1,14 @@
 """The tables can be made again from the log at any time, and it is known whether they are what the log says."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import psycopg
-import pytest_asyncio
 
-from cli.stack.nats import EmbeddedNats
-from events.envelope import Cause
-from services.kit import topology
 from services.kit.bus import Bus
-from services.kit.log import Write
-from services.kit.settings import BusSettings
-from services.projector.app import ProjectorService, ProjectorSettings, create_app
 from services.projector.rebuild import rebuild, verify
 from services.projector.status import status
-from tests.harness import eventually
-from tests.projector.histories import Said
 from tests.projector.stories import shop
-
-HISTORY = Cause("test")
-
-
-@pytest_asyncio.fixture
-async def bus(nats_server: EmbeddedNats) -> AsyncIterator[Bus]:
-    async with Bus.connect(BusSettings(nats_url=nats_server.url), name="test") as made:
-        await topology.apply(made)
-        yield made
-
-
-def settings(database: str) -> ProjectorSettings:
-    return ProjectorSettings(database_url=database, projector_check_s=0.1, projector_retry_s_max=0.2)
-
-
-@asynccontextmanager
-async def projecting(bus: Bus, database: str) -> AsyncIterator[ProjectorService]:
-    async with create_app(bus, settings(database)) as service:
-        yield service
-
-
-async def say(bus: Bus, history: list[Said]) -> int:
-    """Append events one after the other; returns the seq of the last."""
-    seqs: dict[str, int] = {}
-    seq = 0
-    for item in history:
-        key = str(item.address)
-        expected = seqs.get(key)
-        if expected is None:
-            expected = (await bus.log.load(item.address)).seq
-        seq = seqs[key] = (await bus.log.append(Write(item.address, expected, (item.event,)), cause=item.cause)).seq
-    return seq
-
-
-async def projected(bus: Bus, database: str, seq: int) -> None:
-    async def reached() -> bool:
-        return (await status(bus.log, database)).position >= seq
-
-    await eventually(reached)
-
-
-def change(database: str, statement: str) -> None:
-    with psycopg.connect(database) as connection:
-        connection.execute(statement.encode())
+from tests.projector.world import change, projected, projecting, say
 
 
 async def test_tables_that_are_what_the_log_says_are_verified_and_changed_by_nothing(bus: Bus, database: str) -> None:

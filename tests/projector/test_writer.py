@@ -1,0 +1,168 @@
+"""The writer: one at a time, all or nothing, partitions for any month, plans that use the indexes."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+
+from events import address
+from events.envelope import Cause
+from events.machine import MachineRequested
+from events.project import ProjectArchived
+from events.words import MachineType
+from services.kit.message import RawMessage
+from services.projector.chain import GENESIS, link
+from services.projector.errors import Fenced
+from services.projector.models import MODELS
+from services.projector.rows import cut, parse_header, prepare
+from services.projector.writer import Writer
+from tests.projector.histories import MACHINES, Said, message, messages
+from tests.projector.stories import shop
+from tests.projector.tables import write
+from tests.projector.world import rows
+
+
+@pytest.fixture
+def writer(database: str) -> Iterator[Writer]:
+    with Writer(database) as made:
+        yield made
+
+
+def at(raw: RawMessage, moment: datetime) -> RawMessage:
+    return replace(raw, recorded_ns=int(moment.timestamp()) * 1_000_000_000)
+
+
+def test_a_writer_whose_place_was_taken_writes_nothing(writer: Writer, database: str) -> None:
+    log = messages(shop(1))
+    position = writer.take_over()
+    first = prepare(log[:5], 0, position.hash)
+    writer.write(first)
+    with Writer(database) as second:
+        second.take_over()
+        with pytest.raises(Fenced):
+            writer.write(prepare(log[5:], 5, first.hash))
+        assert rows(database, "SELECT max(seq) FROM events") == [(5,)]
+        second.write(prepare(log[5:], 5, first.hash))
+    assert rows(database, "SELECT max(seq) FROM events") == [(len(log),)]
+
+
+def test_a_batch_that_does_not_follow_on_is_refused(writer: Writer, database: str) -> None:
+    log = messages(shop(1))
+    head = writer.take_over().hash
+    writer.write(prepare(log[:5], 0, head))
+    with pytest.raises(Fenced):
+        writer.write(prepare(log[:5], 0, head))
+    assert rows(database, "SELECT count(*) FROM events") == [(5,)]
+
+
+def test_only_one_leads(writer: Writer, database: str) -> None:
+    assert writer.try_lead()
+    with Writer(database) as second:
+        assert not second.try_lead()
+        writer.close()
+        assert second.try_lead()
+
+
+def test_a_batch_that_fails_half_way_leaves_nothing(writer: Writer, database: str) -> None:
+    with psycopg.connect(database) as connection:
+        connection.execute("ALTER TABLE resource_budgets ADD CHECK (used_amount < 0)")
+    batch = prepare(messages(shop(1)), 0, writer.take_over().hash)
+    with pytest.raises(psycopg.IntegrityError):
+        writer.write(batch)
+    assert rows(database, "SELECT position FROM projection") == [(0,)]
+    assert rows(database, "SELECT count(*) FROM events") == [(0,)]
+    with psycopg.connect(database) as connection:
+        connection.execute("ALTER TABLE resource_budgets DROP CONSTRAINT resource_budgets_used_amount_check")
+    writer.write(batch)
+    assert rows(database, "SELECT position FROM projection") == [(batch.upto,)]
+
+
+def test_usage_of_any_month_has_a_partition_and_a_year_stands_ready(writer: Writer, database: str) -> None:
+    log = messages(shop(1))
+    moved = [at(raw, datetime(2019 if raw.seq % 2 else 2031, 12, 31, 23, 59, tzinfo=UTC)) for raw in log]
+    write(writer, [moved])
+    names = {name for (name,) in rows(database, "SELECT relid::text FROM pg_partition_tree('resource_usage')")}
+    assert {
+        "resource_usage_2019_12",
+        "resource_usage_2020_12",
+        "resource_usage_2031_12",
+        "resource_usage_2032_12",
+    } <= names
+    assert rows(database, "SELECT count(*) FROM resource_usage") == [(2,)]
+
+
+def test_a_gap_ends_the_batch_before_it() -> None:
+    log = messages(shop(1))
+    batch = prepare([*log[:3], *log[4:]], 0, GENESIS)
+    assert (batch.upto, batch.broken) == (3, "gap in the log: seq 5 came after 3")
+
+
+def test_what_is_delivered_again_is_passed_over() -> None:
+    log = messages(shop(1))
+    assert prepare([*log[:3], *log[1:6]], 0, GENESIS).hash == prepare(log[:6], 0, GENESIS).hash
+
+
+@pytest.mark.parametrize("part", ["subject", "header", "data", "seq"])
+def test_nothing_of_an_event_can_change_without_changing_the_chain(part: str) -> None:
+    said = Said(address.project("webshop"), ProjectArchived(reason="over"), Cause("client:a"))
+    raw = message(1, said)
+
+    def hashed(one: RawMessage) -> bytes:
+        return link(GENESIS, one.seq, one.subject_bytes, parse_header(one), one.data)
+
+    changed = {
+        "subject": replace(raw, subject_bytes=raw.subject_bytes.replace(b"webshop", b"webshot")),
+        "header": replace(raw, header=raw.header.replace(b"client:a", b"client:b")),
+        "data": replace(raw, data=raw.data.replace(b"over", b"ovep")),
+        "seq": replace(raw, seq=2),
+    }
+    assert hashed(raw) != hashed(changed[part])
+    assert hashed(raw) == hashed(raw)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda raw: replace(raw, data=b"{"), "body does not fit"),
+        (lambda raw: replace(raw, data=b'{"reason": 1}'), "body does not fit at reason"),
+        (lambda raw: replace(raw, data=b'{"reason": "\xff"}'), "body does not fit"),
+        (lambda raw: replace(raw, header=b""), "seq 1"),
+        (lambda raw: replace(raw, header=raw.header.replace(b"ce-schemaversion: 1", b"ce-schemaversion: 2")), "newer"),
+        (lambda raw: replace(raw, subject_bytes=b"av.webshop.machine.x.ProjectArchived"), "happens to a project"),
+        (lambda raw: replace(raw, subject_bytes=b"av.webshop.project.other.ProjectArchived"), "is no uuid"),
+        (lambda raw: replace(raw, subject_bytes=b"av.\xff.project.x.ProjectArchived"), "subject"),
+    ],
+)
+def test_what_our_services_did_not_write_is_named_and_not_passed_over(change, reason: str) -> None:  # noqa: ANN001
+    raw = message(1, Said(address.project("webshop"), ProjectArchived(reason="over"), Cause("client:a")))
+    batch = prepare([change(raw)], 0, GENESIS)
+    assert (batch.upto, len(batch)) == (0, 0)
+    assert reason in (batch.broken or "")
+
+
+def test_parts_are_bounded_in_events_and_in_bytes() -> None:
+    goal = "x" * 60_000
+    said = Said(
+        address.machine("webshop", MACHINES[0]), MachineRequested(goal=goal, machine_type=MachineType.SHELL), Cause("a")
+    )
+    log = [message(seq, said) for seq in range(1, 601)]
+    parts = list(cut(log, 250))
+    assert [raw.seq for part in parts for raw in part] == list(range(1, 601))
+    assert max(len(part) for part in parts) <= 250
+    assert len(parts) == 3
+    assert len(list(cut([replace(raw, data=raw.data * 100) for raw in log[:10]], 250))) == 5
+    assert list(cut([], 10)) == []
+
+
+def test_folds_read_the_stretch_by_an_index_however_large_the_log_is(writer: Writer, database: str) -> None:
+    write(writer, [messages(shop(3))])
+    with psycopg.connect(database) as connection:
+        connection.execute("SET enable_seqscan = off")
+        for model in MODELS:
+            fold = model.fold.replace("%(after)s", "$1").replace("%(upto)s", "$2")
+            plan = connection.execute(f"EXPLAIN (GENERIC_PLAN) {fold}".encode()).fetchall()
+            text = "\n".join(line for (line,) in plan)
+            assert "Seq Scan on events" not in text, text
+            assert "Seq Scan on budget_reservations" not in text, text
