@@ -102,7 +102,16 @@ class Commands:
                 403, "not_allowed", f"{type_name} is no event; POST /api/v1/credentials asks for one", field="type"
             )
         event = DOOR.get(type_name)
-        aggregate = event.aggregate if event else "unknown"
+        if event is None:
+            raise HttpProblem(
+                422,
+                "unknown_type",
+                f"event type {type_name[:100]!r} does not exist or may not come from outside",
+                field="type",
+                value=type_name[:100],
+                remedy="GET /api/v1/events/types lists them",
+            )
+        aggregate = event.aggregate
         identity = content.pop("id", None) or (
             slug if aggregate in {"project", "budget"} else str(_new_id(asked, slug, aggregate))
         )

@@ -7,6 +7,7 @@ from cli.stack.nats import EmbeddedNats
 from events import address
 from events.machine import MachineProgressed
 from events.project import ProjectUpdated
+from events.words import Role
 from tests.harness import eventually
 from tests.query.client import Stream
 from tests.query.world import OTHERS, SHOP, VIEWER, World, a_world
@@ -93,8 +94,6 @@ async def _until(stream: Stream, wanted: bytes) -> None:
 async def test_a_stream_ends_with_its_key_and_with_the_service(nats_server: EmbeddedNats, database: str) -> None:
     async with a_world(nats_server.url, database) as world:
         await world.project(SHOP)
-        from events.words import Role  # noqa: PLC0415
-
         credential_id = await world.key("brief", Role.VIEWER, [SHOP])
         await eventually(lambda: _answers(world, "brief"))
         async with world.client("brief").stream("/api/v1/events/stream") as stream:
@@ -114,13 +113,15 @@ async def _answers(world: World, key: str) -> bool:
 
 
 async def test_there_is_a_limit_to_streams_of_one_key(nats_server: EmbeddedNats, database: str) -> None:
-    async with a_world(nats_server.url, database, query_streams_per_key_max=1) as world:
-        async with world.client().stream("/api/v1/events/stream") as stream:
-            assert await stream.line() == b": here"
-            refused = await world.client().get("/api/v1/events/stream")
-            assert (refused.status, refused.code) == (503, "busy")
-            async with world.client(VIEWER).stream("/api/v1/events/stream") as other:
-                assert other.status == 200
+    async with (
+        a_world(nats_server.url, database, query_streams_per_key_max=1) as world,
+        world.client().stream("/api/v1/events/stream") as stream,
+    ):
+        assert await stream.line() == b": here"
+        refused = await world.client().get("/api/v1/events/stream")
+        assert (refused.status, refused.code) == (503, "busy")
+        async with world.client(VIEWER).stream("/api/v1/events/stream") as other:
+            assert other.status == 200
 
 
 async def test_output_is_followed_to_the_machines_end_and_read_again_afterwards(world: World) -> None:
