@@ -39,10 +39,10 @@ class Retention:
         self._desk = desk
         self._chunks = chunks
         self._settings = settings
-        self._keep = keep or keep_of(settings)
+        self.keep = keep or keep_of(settings)
 
     async def run(self) -> None:
-        while self._keep.is_anything:
+        while self.keep.is_anything:
             await asyncio.sleep(self._settings.retention_every_s)
             try:
                 await self.once()
@@ -54,7 +54,7 @@ class Retention:
         dropped = 0
         command = Purge("retention")
         for project in list(self._desk.overview.projects.values()):
-            for checkpoint_id in droppable(project.tree, self._keep, in_use(self._desk.overview, project), now()):
+            for checkpoint_id in droppable(project.tree, self.keep, in_use(self._desk.overview, project), now()):
                 await self._desk.say(
                     project.slug, checkpoint_id, lambda known: decide(command, known), lambda: Cause(ACTOR)
                 )

@@ -1,18 +1,20 @@
 """What becomes a checkpoint and what does not, on a real log and a real store."""
 
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
 
 from nats.aio.msg import Msg
 
+from domain.retention import Keep
 from events import address as at
 from events import checkpoint as e
 from events import machine as m
 from events.budget import BudgetAllocated
 from events.fresh import now, uuid7
-from events.ids import derived
 from events.words import BudgetPeriod, CheckpointType, Resource, Unit
+from services.checkpointer.app import Checkpointer
 from tests.checkpointer.world import GENESIS, SHOP, World, captured, failed
 from tests.harness import eventually
 
@@ -252,4 +254,25 @@ async def test_nothing_is_ever_dropped_without_a_keep_rule(world: World) -> None
     async with world.checkpointer() as checkpointer:
         await world.until(GENESIS, e.CheckpointTaken)
         assert await checkpointer.retention.once() == 0
-    assert derived("genesis", SHOP) == UUID(str(GENESIS))
+
+
+async def test_retention_drops_what_no_rule_keeps_and_the_store_with_it(world: World) -> None:
+    await world.project()
+    machine_id = await world.working()
+    reports = [captured(world.snapshot(a=str(uuid7()) * 1_000)) for _ in range(4)]
+    async with world.checkpointer() as checkpointer:
+        for report in reports:
+            await world.report(machine_id, 1, report)
+            await world.until(report.checkpoint_id, e.CheckpointVerified)
+        checkpointer.retention.keep = Keep(last=2, younger_than=timedelta(0))
+        await eventually(lambda: purged(world, checkpointer, reports[0].checkpoint_id))
+    dropped = [report for report in reports if e.CheckpointPurged in map(type, await world.story(report.checkpoint_id))]
+    assert dropped == reports[:2]
+    for report in reports:
+        gone = bool(world.store.missing([bytes.fromhex(report.snapshot)]))
+        assert gone == (report in dropped)
+
+
+async def purged(world: World, checkpointer: Checkpointer, checkpoint_id: UUID) -> bool:
+    await checkpointer.retention.once()
+    return e.CheckpointPurged in map(type, await world.story(checkpoint_id))

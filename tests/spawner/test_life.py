@@ -147,3 +147,34 @@ async def test_many_machines_are_made_with_no_more_at_once_than_the_setting_says
         for machine_id in machines:
             await world.until(machine_id, m.MachineBooted)
     assert world.host.creating_most == 3
+
+
+async def test_a_phase_that_lasts_has_a_timer_in_the_log_and_an_ended_machine_has_none(world: World) -> None:
+    async def timers() -> int:
+        return (await world.bus.js.stream_info("TIMERS", subjects_filter="avt.sched.>")).state.messages
+
+    async with world.spawner():
+        machine_id = await world.machine()
+        await world.works(machine_id)
+        await eventually(timers)
+        await world.finishes(machine_id)
+        world.host.die(machine_id, 1, 0)
+        await world.ended(machine_id)
+
+        async def none_left() -> bool:
+            return await timers() == 0
+
+        await eventually(none_left)
+
+
+async def test_a_goal_that_takes_longer_than_its_deadline_is_told_to_stop_as_expired(world: World) -> None:
+    limits = m.Limits(deadline_s=1)
+    async with world.spawner():
+        machine_id = await world.machine(limits=limits)
+        await world.works(machine_id)
+        draining = await world.until(machine_id, m.MachineDrainingStarted)
+        assert isinstance(draining, m.MachineDrainingStarted)
+        assert draining.outcome is Outcome.EXPIRED
+        await world.finishes(machine_id, outcome="expired")
+        world.host.die(machine_id, 1, 0)
+        assert (await world.ended(machine_id)).outcome is Outcome.EXPIRED
