@@ -36,10 +36,15 @@ class Captures:
     def __init__(self, spec: AgentSpec, workspace: Workspace, reports: Reports, options: Options) -> None:
         self._spec, self._workspace, self._reports, self._options = spec, workspace, reports, options
         self._lock = asyncio.Lock()
+        self._stands = asyncio.Event()
         self._running: dict[UUID, asyncio.Task[Answer]] = {}
         self.freezer = Freezer(())
         self.parent_id: UUID = spec.parent_checkpoint_id
         self.snapshot: str = spec.snapshot
+
+    def workspace_stands(self) -> None:
+        """From now on there is something to capture; what was asked before has waited for this."""
+        self._stands.set()
 
     async def at_start(self, restored: Restored) -> None:
         """Checkpoint what the runner finds; without injected files that is the base's own snapshot, already stored."""
@@ -92,6 +97,7 @@ class Captures:
     async def _capture(self, kind: _Kind, deadline_s: float, *, only_changes: bool = False) -> Answer:
         try:
             async with asyncio.timeout(deadline_s):
+                await self._stands.wait()
                 await self._lock.acquire()
             try:
                 snapshot = await self._frozen(lambda: self._read(deadline_s))

@@ -123,6 +123,7 @@ class Supervisor:
     async def _say_restored(self, restored: Restored) -> None:
         report = WorkspaceRestored(restore_ms=restored.restore_ms, file_count=restored.file_count)
         await self._reports.say("spawner", report)
+        self._captures.workspace_stands()
         if self._spec.policy.at_start:
             await self._captures.at_start(restored)
 

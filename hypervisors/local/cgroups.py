@@ -90,7 +90,7 @@ class Cgroups:
         try:
             for hierarchy in self.hierarchies:
                 directory = hierarchy.base / leaf
-                directory.mkdir(exist_ok=True)
+                directory.mkdir(parents=True, exist_ok=True)
                 made.append(directory)
                 for file, value in _settings(hierarchy, limits):
                     _set(directory / file, value)
@@ -104,6 +104,12 @@ class Cgroups:
     def leaves(self) -> set[str]:
         """Names of all groups that are there, leftovers of an earlier run included."""
         return {entry.name for h in self.hierarchies for entry in h.base.iterdir() if entry.is_dir()}
+
+    def close(self) -> None:
+        """Remove what `discover` made, unless an incarnation is left in it."""
+        for hierarchy in self.hierarchies:
+            with contextlib.suppress(OSError):
+                hierarchy.base.rmdir()
 
     def directories(self, leaf: str) -> tuple[Path, ...]:
         return tuple(h.base / leaf for h in self.hierarchies if (h.base / leaf).is_dir())

@@ -88,6 +88,9 @@ class LocalHypervisor:
             self._metering.cancel()
             await asyncio.gather(self._metering, return_exceptions=True)
         await self.zygote.close()
+        for leaf in tuple(self._meters):
+            await self._put_away(leaf)
+        self.cgroups.close()
 
     @property
     def enforcement(self) -> str:
@@ -195,6 +198,15 @@ class LocalHypervisor:
     async def exits(self) -> AsyncIterator[Exit]:
         while True:
             yield await self._exits.get()
+
+    async def _put_away(self, leaf: str) -> None:
+        """Keep what a machine that dies with us has used; its control groups do not outlive us, its directory does."""
+        machine_id, _, epoch = leaf.partition(".")
+        here = Incarnation(self._machines, UUID(machine_id), int(epoch))
+        usage = await self.usage(here.machine_id, here.epoch)
+        if here.record() is not None:
+            here.write_spent(replace(usage, ended_at=usage.ended_at or datetime.now(UTC)))
+        await asyncio.to_thread(cgroups.remove, self._groups(here))
 
     async def _ready(self, spec: MachineSpec) -> sandbox.Sandbox:
         tested = self._tested or await self.self_test()

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from nats.errors import NoRespondersError
 
 from agent.runners.shell import ShellRunner
 from events.agent import (
@@ -202,6 +203,25 @@ async def test_a_capture_on_request_is_answered_and_reported_and_the_chain_goes_
     captured = [each for each in await stack.hub.reports(spec.machine_id) if isinstance(each, WorkspaceCaptured)]
     assert [each.checkpoint_id for each in captured][1:] == [asked.checkpoint_id, end.checkpoint_id]
     assert captured[-1].parent_id == asked.checkpoint_id
+    await stack.hypervisor.destroy(spec.machine_id, 1)
+
+
+async def test_a_capture_asked_for_at_once_waits_until_the_workspace_stands(stack: Stack, tmp_path: Path) -> None:
+    spec = stack.base.spec("sleep 30", stack.server.url)
+    asked = Capture(
+        checkpoint_id=uuid7(), checkpoint_type=CheckpointType.MANUAL, creation_context=CreationContext.REQUESTED
+    )
+    await stack.hypervisor.create(spec)
+
+    async def answered() -> dict[str, object] | None:
+        try:
+            return await stack.hub.command(spec.machine_id, "Capture", asked)
+        except NoRespondersError:
+            return None
+
+    answer = await eventually(answered, poll_s=0.001)
+    assert answer is not None
+    assert files_of(stack, str(answer["snapshot"]), tmp_path / "out") == {"workspace/README": "hello\n"}
     await stack.hypervisor.destroy(spec.machine_id, 1)
 
 

@@ -190,3 +190,20 @@ async def test_fifty_machines_at_once_all_end_well(stack: Stack) -> None:
     said = [await stack.hub.text(spec.machine_id) for spec in specs]
     assert said == [[str(n)] for n in range(50)]
     assert not [vm for vm in await stack.hypervisor.list() if vm.machine_id in {spec.machine_id for spec in specs}]
+
+
+async def test_a_hub_that_stops_leaves_its_machines_to_be_found_with_what_they_used_and_no_control_group() -> None:
+    with short_directory() as directory:
+        async with stack_in(directory) as stack:
+            spec = stack.base.spec("x=$(seq 300000); echo up; sleep 1000", stack.server.url)
+            await stack.hypervisor.create(spec)
+            await output_of(stack, spec)
+            groups = stack.hypervisor.cgroups
+        assert of_machine(spec.machine_id) == []
+        assert not any(hierarchy.base.exists() for hierarchy in groups.hierarchies)
+        async with LocalHypervisor(LocalSettings(directory / "data")) as again:
+            assert [vm.running for vm in await again.list()] == [False]
+            usage = await again.destroy(spec.machine_id, 1)
+            assert usage.cpu_s > 0
+            assert usage.wall_s > 0
+            assert usage.ended_at is not None
