@@ -21,7 +21,7 @@ from nats.js import JetStreamContext
 
 from cli.stack.nats import EmbeddedNats
 from events import address, fresh
-from events.envelope import Cause
+from events.envelope import Cause, Envelope, to_headers
 from events.project import ProjectUpdated
 from services.kit import topology
 from services.kit.bus import Bus, BusSettings
@@ -33,13 +33,24 @@ WINDOW = 500
 WRITERS = 2_000
 
 
+def event(number: int, run: str) -> tuple[str, bytes, dict[str, str]]:
+    """The same event as the kit appends: subject, body, envelope and expectation."""
+    where = address.project(f"{run}-{number}")
+    envelope = Envelope(where, BODY.type(), BODY.version, CAUSE, fresh.uuid7(), fresh.now())
+    expectation = {
+        "Nats-Expected-Last-Subject-Sequence": "0",
+        "Nats-Expected-Last-Subject-Sequence-Subject": where.filter(),
+    }
+    return where.subject(BODY.type()), BODY.body(), {**to_headers(envelope), **expectation}
+
+
 async def one_by_one(bus: Bus, end: float) -> int:
-    """A bare durable publish, awaited, then the next."""
+    """A bare durable publish of the same event, awaited, then the next."""
     count = 0
-    name = fresh.uuid7().hex
-    body = BODY.body()
+    run = fresh.uuid7().hex
     while time.perf_counter() < end:
-        await bus.js.publish(f"av.x.peer.{name}-{count}.Bare", body)
+        subject, body, headers = event(count, run)
+        await bus.js.publish(subject, body, headers=headers)
         count += 1
     return count
 
@@ -48,11 +59,11 @@ async def publish_async(bus: Bus, end: float) -> int:
     """nats-py's own window of unacknowledged publishes."""
     js: JetStreamContext = bus.nc.jetstream(publish_async_max_pending=WINDOW, timeout=30)
     count = 0
-    name = fresh.uuid7().hex
-    body = BODY.body()
+    run = fresh.uuid7().hex
     futures: list[asyncio.Future[object]] = []
     while time.perf_counter() < end:
-        futures.append(await js.publish_async(f"av.x.peer.{name}-{count}.Bare", body))
+        subject, body, headers = event(count, run)
+        futures.append(await js.publish_async(subject, body, headers=headers))
         count += 1
         if len(futures) >= WINDOW:
             await futures[len(futures) - WINDOW]

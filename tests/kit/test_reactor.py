@@ -58,8 +58,11 @@ async def hearing(bus: Bus, trouble: dict[str, list[Exception]], **options: int)
 
 
 async def acknowledged(bus: Bus, durable: str = "issuer", stream: str = LOG) -> bool:
-    info = await bus.wire.api(f"CONSUMER.INFO.{stream}.{durable}")
-    return info["num_pending"] == 0 and info["num_ack_pending"] == 0
+    """Whether the durable, which hears all of the stream here, has done all of it."""
+    last = (await bus.js.stream_info(stream)).state.last_seq
+    info = await bus.js.consumer_info(stream, durable)
+    delivered = info.delivered.stream_seq if info.delivered else 0
+    return (delivered, info.num_pending, info.num_ack_pending) == (last, 0, 0)
 
 
 async def test_every_event_is_handled_once(bus: Bus) -> None:
