@@ -18,6 +18,7 @@ from pathlib import Path
 
 import uvloop
 from nats.js import JetStreamContext
+from nats.js.api import PubAck
 
 from cli.stack.nats import EmbeddedNats
 from events import address, fresh
@@ -60,7 +61,7 @@ async def publish_async(bus: Bus, end: float) -> int:
     js: JetStreamContext = bus.nc.jetstream(publish_async_max_pending=WINDOW, timeout=30)
     count = 0
     run = fresh.uuid7().hex
-    futures: list[asyncio.Future[object]] = []
+    futures: list[asyncio.Future[PubAck]] = []
     while time.perf_counter() < end:
         subject, body, headers = event(count, run)
         futures.append(await js.publish_async(subject, body, headers=headers))

@@ -1,0 +1,1 @@
+"""Measurements against peers; nothing of ours imports them."""
