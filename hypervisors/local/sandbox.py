@@ -160,7 +160,8 @@ def _tree(bwrap: Path) -> Path:
 
 
 def _bwrap(root: Path, etc: Path, *, filtered: bool) -> Iterator[str]:
-    yield from ("--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session")
+    yield from ("--unshare-all", "--unshare-user", "--disable-userns", "--assert-userns-disabled")
+    yield from ("--die-with-parent", "--new-session")
     yield from ("--uid", str(RUNNER_UID), "--gid", str(RUNNER_UID), "--hostname", "autovibe")
     yield from ("--clearenv", "--setenv", "PATH", PATH, "--setenv", "HOME", HOME, "--setenv", "LANG", "C.UTF-8")
     yield from ("--ro-bind", "/usr", "/usr")
