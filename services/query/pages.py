@@ -19,6 +19,9 @@ from services.query.problems import bad_parameter
 
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 500
+ROWS: Mapping[int, LiteralString] = {LIMIT_DEFAULT: "51", LIMIT_MAX: "501"}
+"""Rows to read (one more than shown) where they can be written out: with a parameter as LIMIT the server plans anew
+each time, which costs as much as the read (measured: 0.75 ms of its CPU for a page instead of 0.45)."""
 CURSOR_CHARS_MAX = 400
 
 KEY_PARSERS: Mapping[str, Callable[[str], object]] = {
@@ -115,7 +118,10 @@ class Listing:
         if scope is not None and self.scope is not None:
             clause, parameters["scope"] = self.scoped(scope)
             chosen.append(clause)
-        parameters["found_max"] = limit + 1
+        if limit in ROWS:
+            chosen.append(ROWS[limit])
+        else:
+            parameters["found_max"] = limit + 1
         kind = tuple(chosen)
         statement = self._statements.get(kind)
         if statement is None:
@@ -149,9 +155,12 @@ class Listing:
             elif many in kind:
                 clauses.append(many)
         where: LiteralString = " WHERE " + " AND ".join(clauses) if clauses else ""
-        last: LiteralString = "FILTER (WHERE n = %(found_max)s - 1)"
+        rows: LiteralString = "%(found_max)s"
+        for known in ROWS.values():
+            rows = known if known in kind else rows
+        last: LiteralString = f"FILTER (WHERE n = {rows} - 1)"
         return f"""
-            SELECT coalesce(string_agg(item, ',' ORDER BY n) FILTER (WHERE n < %(found_max)s), ''), count(*),
+            SELECT coalesce(string_agg(item, ',' ORDER BY n) FILTER (WHERE n < {rows}), ''), count(*),
                    max(sort_key) {last}, max(sort_tie) {last}
               FROM (SELECT row_to_json(line)::text AS item,
                            line.{self.key}::text AS sort_key, line.{self.tie}::text AS sort_tie,
@@ -160,7 +169,7 @@ class Listing:
                               FROM {self.source}
                             {where}
                             {self._order("")}
-                             LIMIT %(found_max)s) AS line) AS page
+                             LIMIT {rows}) AS line) AS page
         """  # noqa: S608  # every part is a literal, says the type
 
     def _order(self, table: LiteralString) -> LiteralString:
