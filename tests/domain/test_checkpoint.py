@@ -223,3 +223,10 @@ def test_whatever_the_rules_something_verified_stays_and_nobody_loses_the_ground
     again = droppable({each: found[each] for each in kept}, keep, in_use, T0)
     assert again == [], "dropping once is dropping all"
     assert bool(dropped) <= keep.is_anything
+
+
+def test_what_was_taken_stays_what_it_was() -> None:
+    [event] = decide(TAKE, Checkpoint())
+    assert isinstance(event, e.CheckpointTaken)
+    other = event.model_copy(update={"snapshot": "b" * 64})
+    assert given_events(event, other).taken == event

@@ -312,3 +312,26 @@ def test_the_type_of_a_machine_is_what_was_asked_for() -> None:
     assert given(requested()).machine_type is MachineType.SHELL
     assert Machine().machine_type is None
     assert datetime.now(UTC) > T0
+
+
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase not in LIVE])
+def test_what_is_not_live_cannot_be_lost(phase: Phase) -> None:
+    assert decide(replace(LOST, epoch=at_phase(phase).epoch), at_phase(phase)) == []
+
+
+def test_what_an_incarnation_used_is_not_recorded_a_second_time() -> None:
+    line = m.UsageRecorded(
+        epoch=1,
+        resource_type=Resource.TIME,
+        resource_subtype="vm_runtime",
+        amount=Decimal(1),
+        unit=Unit.MINUTES,
+        cost_cad=Decimal(0),
+        period_start=T0,
+        period_end=LATER,
+    )
+    ending = m.MachineEndingStarted(epoch=1, outcome=Outcome.FAILED)
+    fresh = decide(c.Destroyed(1, (line,)), given(*working(1), ending))
+    assert [type(event) for event in fresh] == [m.UsageRecorded, m.MachineEnded]
+    again = decide(c.Destroyed(1, (line,)), given(*working(1), line, ending))
+    assert [type(event) for event in again] == [m.MachineEnded]
