@@ -1,0 +1,1 @@
+"""One file per page that is made from the code."""

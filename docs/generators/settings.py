@@ -1,0 +1,198 @@
+"""reference/settings.md and .env.example: every setting of every service, and what the command line reads."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+from pydantic import AliasChoices
+from pydantic.fields import FieldInfo
+
+from docs.generators.markdown import code, page, table
+from docs.generators.source import attribute_docs
+from services.budget.settings import BudgetSettings
+from services.checkpointer.settings import CheckpointerSettings
+from services.hub.settings import HubSettings
+from services.intake.settings import IntakeSettings
+from services.issuer.settings import IssuerSettings
+from services.kit.settings import PREFIX, DatabaseSettings, ServiceSettings
+from services.projector.settings import ProjectorSettings
+from services.query.settings import QuerySettings
+from services.spawner.__main__ import LocalSpawnerSettings
+
+SERVICES: dict[str, type[ServiceSettings]] = {
+    "issuer": IssuerSettings,
+    "hub": HubSettings,
+    "intake": IntakeSettings,
+    "budget": BudgetSettings,
+    "checkpointer": CheckpointerSettings,
+    "spawner": LocalSpawnerSettings,
+    "projector": ProjectorSettings,
+    "query": QuerySettings,
+}
+_UNITS = {
+    "_s": "s", "_ms": "ms", "_bytes": "bytes", "_cad": "CAD", "_percent": "%", "_per_s": "1/s", "_events": "events",
+    "_port": "port", "_s_max": "s", "_bytes_max": "bytes",
+}  # fmt: skip
+_SECRET = frozenset({"database_url"})
+
+CLIENT: tuple[tuple[str, str, str], ...] = (
+    ("AUTOVIBE_CONTEXT", "~/.config/autovibe/client.json", "Another context file, e.g. that of another hub."),
+    ("AUTOVIBE_URL", "http://127.0.0.1:8000", "Where the hub answers HTTP."),
+    ("AUTOVIBE_STORE_URL", "", "Where the hub exchanges chunks."),
+    ("AUTOVIBE_API_KEY", "", "Secret. The key that the commands show; also as AUTOVIBE_API_KEY_FILE."),
+    ("AUTOVIBE_NATS_URL", "", "Only for migrate, verify and projector, which work on the log themselves."),
+    ("AUTOVIBE_NATS_CREDS", "", "Creds file that is shown to you for other NATS clients."),
+    ("AUTOVIBE_HUB_CREDS", "", "The services' own creds file; only for migrate, verify and projector."),
+    ("AUTOVIBE_DATABASE_URL", "", "Secret. Only for migrate, verify and projector; DATABASE_URL is read too."),
+)
+"""What `cli/context.py` reads; a test compares."""
+
+_INTRODUCTION = """
+Services take their settings from the environment. **Every name also works as `NAME_FILE`**: the path of a file that
+holds the value, as container secrets are. A value that is given directly wins. A wrong value ends the service at start
+with exit code 2 and a message that names the setting. What is unknown is ignored, as the environment belongs to
+everybody; so a name that is misspelled has no effect.
+
+`autovibe dev` runs all services in one process, gives them addresses and paths itself and opens no health ports; the
+other settings below work there too. [`.env.example`](../../.env.example) lists the same names. Nothing
+reads a `.env` file by itself; load it with `set -a; . ./.env; set +a`.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting, and who reads it."""
+
+    names: tuple[str, ...]
+    """The first is ours, the others are accepted too."""
+    default: str
+    unit: str
+    bounds: str
+    about: str
+    secret: bool
+
+
+def text() -> str:
+    shared = _fields(ServiceSettings)
+    database = _fields(DatabaseSettings)
+    parts = ["## Every service", _table(shared), "## Services with a database (projector, query)", _table(database)]
+    for name, cls in SERVICES.items():
+        own = own_settings(cls)
+        parts += [f"## {name}", cls.__doc__ or "", _table(own) if own else "Nothing of its own."]
+    parts += ["## The command line", _CLIENT, table(("name", "default", "what"), (_client_row(*one) for one in CLIENT))]
+    return page("Settings", "the settings classes of `services/`", _INTRODUCTION, *parts)
+
+
+_CLIENT = """
+The commands read the context file that `autovibe dev` writes when it is ready; the environment wins over it.
+`NO_COLOR` switches colours off, `XDG_CONFIG_HOME` moves `~/.config`. `AUTOVIBE_LOG_LEVEL` says how much `autovibe dev`
+tells on stderr; without it only warnings.
+"""
+
+
+def environment() -> str:
+    """Return `.env.example`."""
+    lines = [
+        "# Every setting of autovibe with its default: made by `python -m docs.generate`, explained in",
+        "# docs/reference/settings.md. Every name also works as NAME_FILE: the path of a file that holds the value.",
+        "# Copy to .env, take away the leading `# ` where you want another value, load with: set -a; . ./.env; set +a",
+    ]
+    seen: set[str] = set()
+    sections = {"Every service": _fields(ServiceSettings), "Projector and query": _fields(DatabaseSettings)}
+    sections |= {f"{name}": own_settings(cls) for name, cls in SERVICES.items()}
+    for title, settings in sections.items():
+        lines += ["", f"## {title}"]
+        for one in settings:
+            lines += _example(one.names[0], one.default, one.about, secret=one.secret)
+            seen.add(one.names[0])
+    lines += ["", "## The command line"]
+    for name, default, about in CLIENT:
+        if name not in seen:
+            lines += _example(name, default, about, secret=False)
+    return "\n".join(lines) + "\n"
+
+
+def every_name() -> set[str]:
+    """Return every name that a service or the command line reads."""
+    classes: list[type[ServiceSettings | DatabaseSettings]] = [ServiceSettings, DatabaseSettings]
+    found = {name for cls in (*classes, *SERVICES.values()) for one in _fields(cls) for name in one.names}
+    return found | {name for name, _, _ in CLIENT}
+
+
+def own_settings(cls: type[ServiceSettings]) -> list[Setting]:
+    """Return what a service has beside what all have."""
+    shared = set(ServiceSettings.model_fields) | set(DatabaseSettings.model_fields)
+    return list(_settings(cls, {name: field for name, field in cls.model_fields.items() if name not in shared}))
+
+
+def _fields(cls: type[ServiceSettings] | type[DatabaseSettings]) -> list[Setting]:
+    return list(_settings(cls, cls.model_fields))
+
+
+def _settings(cls: type[ServiceSettings] | type[DatabaseSettings], fields: dict[str, FieldInfo]) -> Iterator[Setting]:
+    docs = attribute_docs(cls)
+    for name, field in fields.items():
+        yield Setting(
+            names=_names(name, field),
+            default=_default(field),
+            unit=next((unit for end, unit in sorted(_UNITS.items(), key=_longest) if name.endswith(end)), ""),
+            bounds=", ".join(_bounds(field)),
+            about=docs.get(name, ""),
+            secret=name in _SECRET or not field.repr,
+        )
+
+
+def _longest(entry: tuple[str, str]) -> int:
+    return -len(entry[0])
+
+
+def _names(name: str, field: FieldInfo) -> tuple[str, ...]:
+    alias = field.validation_alias
+    if isinstance(alias, AliasChoices):
+        return tuple(choice for choice in alias.choices if isinstance(choice, str))
+    return (PREFIX + name.upper(),)
+
+
+def _default(field: FieldInfo) -> str:
+    factory = field.default_factory
+    if factory is not None:
+        return getattr(factory, "__name__", "").strip("_").replace("_", " ")
+    default: object = field.default
+    if default is None or default == ():
+        return ""
+    if isinstance(default, tuple):
+        return "[" + ", ".join(f'"{word}"' for word in cast("tuple[object, ...]", default)) + "]"
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def _bounds(field: FieldInfo) -> Iterator[str]:
+    signs = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}", "pattern": "`{}`", "max_length": "at most {} long"}
+    for rule in field.metadata:
+        for name, sign in signs.items():
+            value = getattr(rule, name, None)
+            if value is not None:
+                yield sign.format(value)
+
+
+def _table(settings: list[Setting]) -> str:
+    return table(("name", "default", "unit", "bounds", "what"), (_row(one) for one in settings))
+
+
+def _row(one: Setting) -> tuple[str, ...]:
+    names = code(one.names[0]) + "".join(f" or {code(name)}" for name in one.names[1:])
+    about = f"**Secret.** {one.about}" if one.secret else one.about
+    plain = one.default if " " in one.default and not one.default.startswith("[") else code(one.default)
+    return names, plain, one.unit, one.bounds, about
+
+
+def _client_row(name: str, default: str, about: str) -> tuple[str, ...]:
+    return code(name), code(default), about
+
+
+def _example(name: str, default: str, about: str, *, secret: bool) -> list[str]:
+    said = f"# {'Secret. ' if secret else ''}{about}".rstrip()
+    value = "" if secret or (" " in default and not default.startswith("[")) else default
+    quoted = f"'{value}'" if value.startswith("[") else value
+    return [*([said] if said != "#" else []), f"# {name}={quoted}"]
