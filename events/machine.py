@@ -340,7 +340,10 @@ class MachineEnded(MachineEvent):
 
 
 class UsageRecorded(MachineEvent):
-    """What a machine used of one resource over a span, and what that cost. Said by spawner (compute) and gateway (model calls)."""
+    """What a machine used of one resource over a span, and what that cost.
+
+    Said by spawner (compute) and gateway (model calls).
+    """
 
     said_by: ClassVar[tuple[Said, ...]] = (Said.SPAWNER, Said.GATEWAY)
 

@@ -23,7 +23,10 @@ class Problem(Value):
 
 
 class Rejected(Value):
-    """What the door refused; stream REJECTED, subject `rejected.<project>.<aggregate>.<id>.<Type>` (odd tokens replaced by `_`)."""
+    """What the door refused.
+
+    Stream REJECTED, subject `rejected.<project>.<aggregate>.<id>.<Type>`, odd tokens replaced by `_`.
+    """
 
     problem: Problem
     sender: Name

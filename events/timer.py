@@ -1,4 +1,7 @@
-"""Timers: a deadline that came. The server's scheduler writes them into the log; the service that owns the deadline looks again."""
+"""Timers: a deadline that came.
+
+The server's scheduler writes them into the log; the service that owns the deadline looks again.
+"""
 
 from typing import Annotated, ClassVar
 
