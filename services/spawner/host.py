@@ -17,7 +17,8 @@ from services.spawner.effects import Effects
 from services.spawner.reconciler import Reconciler
 from services.spawner.settings import SpawnerSettings
 
-SELF_TEST_AGAIN_S = 30.0
+SELF_TEST_AGAIN_MIN_S, SELF_TEST_AGAIN_MAX_S = 2.0, 30.0
+"""A host so busy that its self-test ran out of time may be fit a moment later."""
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("spawner")
 
 
@@ -91,8 +92,10 @@ class Host:
 
     async def keep_fit(self) -> None:
         """Try again while the host is not fit."""
+        pause_s = SELF_TEST_AGAIN_MIN_S
         while not self._effects.host_is_fit:
-            await asyncio.sleep(SELF_TEST_AGAIN_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(SELF_TEST_AGAIN_MAX_S, 2 * pause_s)
             if await self.become_fit():
                 for watch in self._reconciler.watches():
                     self._reconciler.touch(watch)

@@ -239,3 +239,12 @@ async def test_two_machines_from_the_trunk_do_not_overwrite_each_other(world: Wo
         await world.finishes(second, checkpoint_id=finals[second])
         assert (await world.ended(second)).checkpoint_id == finals[second]
     assert await world.trunk() == finals[first]
+
+
+async def test_a_host_that_becomes_fit_later_makes_what_has_waited_for_it(world: World) -> None:
+    fit = world.host.tested
+    world.host.tested = SelfTest(ok=False, node="here", enforcement="", problems=("busy",))
+    async with world.spawner():
+        machine_id = await world.machine()
+        world.host.tested = fit
+        await world.until(machine_id, m.MachineBooted)
