@@ -64,7 +64,7 @@ async def test_a_reader_that_goes_leaves_nothing_behind(world: World) -> None:
         async with world.client().stream(path) as stream:
             assert stream.status == 200
             await eventually(lambda: _more(world, before))
-        await eventually(lambda: _same(world, before))
+        await eventually(lambda: _no_more(world, before))
     assert b"autovibe_api_streams_open 0.0" in (await world.client().get("/metrics")).body
 
 
@@ -72,8 +72,9 @@ async def _more(world: World, before: tuple[int, int]) -> bool:
     return (await consumers(world, LOG), await consumers(world, OUTPUT)) > before
 
 
-async def _same(world: World, before: tuple[int, int]) -> bool:
-    return (await consumers(world, LOG), await consumers(world, OUTPUT)) == before
+async def _no_more(world: World, before: tuple[int, int]) -> bool:
+    """Fewer is well too: those of a service's start may still have been going when they were counted."""
+    return await consumers(world, LOG) <= before[0] and await consumers(world, OUTPUT) <= before[1]
 
 
 async def test_a_silent_stream_says_that_it_is_there(nats_server: EmbeddedNats, database: str) -> None:

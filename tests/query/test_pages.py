@@ -103,6 +103,7 @@ def test_every_listing_fits_its_table_with_every_filter(database: str, name: str
         ("checkpoints", {}, None),
         ("checkpoints", {}, ["webshop"]),
         ("checkpoints", {"project": "webshop"}, None),
+        ("usage", {}, None),
         ("usage", {"project": "webshop"}, None),
         ("usage", {}, ["webshop"]),
         ("usage", {"machine": str(uuid7())}, None),
