@@ -20,6 +20,8 @@ from events.envelope import Cause, Recorded
 
 FILTERS = ("av.*.machine.>", "av.*.checkpoint.>", "av.*.project.>")
 """What it is to be fed with."""
+ENDED_FILTERS = ("av.*.machine.*.MachineEnded", "av.*.machine.*.MachineDenied")
+"""Machines of which one of these is in the log need not be fed at all: most of a long log is theirs."""
 
 
 @dataclass(slots=True, eq=False)

@@ -10,7 +10,7 @@ from uuid import UUID
 from domain.budget import Account, balances
 from domain.budget import account as accounts
 from domain.checkpoint import Checkpoint
-from domain.overview import FILTERS, Known, Overview, Project
+from domain.overview import ENDED_FILTERS, FILTERS, Known, Overview, Project
 from events import address as at
 from events.base import Event
 from events.checkpoint import Balance, CheckpointEvent, CheckpointTaken
@@ -21,10 +21,12 @@ from events.words import Resource
 from services.kit.errors import Conflict, Transient
 from services.kit.locks import KeyedLocks
 from services.kit.log import Log, Write
+from services.kit.message import decode
 from services.kit.repository import Repository
 
 ACTOR = "checkpointer"
 CONFLICTS_MAX = 20
+LOAD_BATCH = 5_000
 
 Decide: TypeAlias = Callable[[Checkpoint], Sequence[CheckpointEvent]]
 
@@ -59,9 +61,15 @@ class Desk:
         self._accounts: Repository[Account] = Repository(log, Account, accounts.evolve)
 
     async def load(self) -> None:
-        """Read the log up to its present end."""
-        async for batch in self._log.follow(0, FILTERS, stop_at_end=True):
-            self._take(batch)
+        """Read the log up to its present end; what belongs to machines that have ended is not even parsed."""
+        ended: set[str] = set()
+        async for messages in self._log.follow_raw(0, ENDED_FILTERS, batch=LOAD_BATCH, stop_at_end=True):
+            ended.update(message.subject.rpartition(".")[0] for message in messages)
+        async for messages in self._log.follow_raw(0, FILTERS, batch=LOAD_BATCH, stop_at_end=True):
+            for message in messages:
+                if message.subject.rpartition(".")[0] not in ended:
+                    self.overview.take(decode(message))
+            self.position = messages[-1].seq
 
     async def follow(self, heard: Callable[[], None]) -> None:
         """Keep reading for ever; `heard` is called after each batch."""

@@ -7,7 +7,7 @@ from typing import TypeAlias
 from uuid import UUID
 
 from domain.machine_state import Machine
-from domain.overview import FILTERS, Known, Overview, Project
+from domain.overview import ENDED_FILTERS, FILTERS, Known, Overview, Project
 from events import address as at
 from events.base import Event
 from events.envelope import Cause, Envelope, Recorded
@@ -17,8 +17,10 @@ from events.project import ProjectAdvanced
 from services.kit.errors import Conflict, Transient
 from services.kit.locks import KeyedLocks
 from services.kit.log import Log, Write
+from services.kit.message import decode
 
 CONFLICTS_MAX = 20
+LOAD_BATCH = 5_000
 ACTOR = "spawner"
 TIMERS = "av._hub.timer.*.TimerFired"
 
@@ -40,11 +42,15 @@ class Desk:
         self._locks: KeyedLocks[at.Address] = KeyedLocks()
 
     async def load(self) -> None:
-        """Read the log up to its present end."""
-        async for batch in self._log.follow(0, FILTERS, stop_at_end=True):
-            for recorded in batch:
-                self.overview.take(recorded)
-            self.position = batch[-1].seq
+        """Read the log up to its present end; what belongs to machines that have ended is not even parsed."""
+        ended: set[str] = set()
+        async for messages in self._log.follow_raw(0, ENDED_FILTERS, batch=LOAD_BATCH, stop_at_end=True):
+            ended.update(message.subject.rpartition(".")[0] for message in messages)
+        async for messages in self._log.follow_raw(0, FILTERS, batch=LOAD_BATCH, stop_at_end=True):
+            for message in messages:
+                if message.subject.rpartition(".")[0] not in ended:
+                    self.overview.take(decode(message))
+            self.position = messages[-1].seq
 
     async def follow(self, heard: Heard) -> None:
         """Keep reading for ever; `heard` is called for each event after it is folded."""
