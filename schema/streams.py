@@ -170,18 +170,6 @@ BUDGET = Durable(
         TIMER_FILTER,
     ),
 )
-SPAWNER = Durable(
-    name="spawner",
-    filters=(
-        *_of("machine", "MachineAdmitted", "MachineStopRequested", "MachineRestoreRequested"),
-        *_of("checkpoint", "CheckpointTaken", "CheckpointFailed"),
-        TIMER_FILTER,
-    ),
-)
-CHECKPOINTER = Durable(
-    name="checkpointer",
-    filters=(*_of("project", "ProjectCreated"), *_of("checkpoint", "CheckpointRequested", "CheckpointTaken")),
-)
 ISSUER = Durable(name="issuer", filters=_of("project", "ProjectCreated"))
 INTAKE = Durable(name="intake", filters=("in.>",))
 SPAWNER_REPORTS = Durable(name="spawner-reports", filters=("from.*.*.*.spawner.>",))
@@ -219,7 +207,7 @@ def streams(sizes: Sizes | None = None, replicas: int = 1) -> tuple[Stream, ...]
             allow_atomic=True,
             republish=Republish(subject="av.>", becomes="log.>"),
             sources=(Source(stream=TIMERS, subject="avt.fire.>", becomes="av._hub.timer.>"),),
-            durables=(BUDGET, SPAWNER, CHECKPOINTER, ISSUER),
+            durables=(BUDGET, ISSUER),
         ),
         Stream(
             name=IN,

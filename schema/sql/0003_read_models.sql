@@ -167,22 +167,19 @@ CREATE TABLE usage_totals (
 CREATE INDEX usage_totals_by_project ON usage_totals (project_uuid);
 
 CREATE TABLE budget_reservations (
-    project_uuid     uuid          NOT NULL,
-    node             text          NOT NULL,
-    reservation_uuid uuid          NOT NULL,
-    resource_type    text          NOT NULL,
-    budget_period    text          NOT NULL,
-    period_start     timestamptz   NOT NULL,
-    scope            text          NOT NULL CHECK (scope IN ('hub', 'project', 'machine')),
-    machine_uuid     uuid          NOT NULL,
-    amount           numeric       NOT NULL,
-    resolution       text          CHECK (resolution IN ('settled', 'released')),
-    reserved_at      timestamptz   NOT NULL,
+    reservation_uuid uuid        NOT NULL,
+    node             text        NOT NULL,
+    project_uuid     uuid        NOT NULL,
+    scope            text        NOT NULL CHECK (scope IN ('hub', 'project', 'machine')),
+    machine_uuid     uuid        NOT NULL,
+    lines            jsonb       NOT NULL,
+    resolution       text        CHECK (resolution IN ('settled', 'released')),
+    reserved_at      timestamptz NOT NULL,
     resolved_at      timestamptz,
-    reserved_seq     bigint        NOT NULL,
+    reserved_seq     bigint      NOT NULL,
     resolved_seq     bigint,
-    last_seq         bigint        NOT NULL,
-    PRIMARY KEY (project_uuid, node, reservation_uuid, resource_type, budget_period, period_start)
+    last_seq         bigint      NOT NULL,
+    PRIMARY KEY (reservation_uuid, node, project_uuid)
 ) WITH (fillfactor = 80);
 CREATE INDEX reservations_by_last_seq ON budget_reservations (last_seq);
 CREATE INDEX reservations_by_machine ON budget_reservations (machine_uuid);

@@ -50,13 +50,22 @@ def serve_with(
         return EXIT_USAGE
     kit_logging.configure(name, settings.log_level, settings.log_format)
     log: structlog.stdlib.BoundLogger = structlog.get_logger("main")
+    exit_code = 0
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             runner.run(_run(make, settings, name, log))
-        except KitError as error:
-            log.error("service.refused", reason=str(error))  # noqa: TRY400 # the message is the whole story
-            return EXIT_FAILED
-    return 0
+        except* KitError as errors:  # a service's task group says its own in a group
+            log.error("service.refused", reason=_first(errors))  # noqa: TRY400 # the message is the whole story
+            exit_code = EXIT_FAILED
+    return exit_code
+
+
+def _first(errors: ExceptionGroup[KitError]) -> str:
+    """Return what the first error of a group, however deep, says."""
+    first: KitError | ExceptionGroup[KitError] = errors
+    while isinstance(first, ExceptionGroup):
+        first = first.exceptions[0]
+    return str(first)
 
 
 async def _run(

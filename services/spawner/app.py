@@ -40,7 +40,7 @@ def create_app(
     bus: Bus, settings: SpawnerSettings, hypervisor: Hypervisor, issuer: CredentialSource, tariff: Tariff | None = None
 ) -> "Spawner":
     """Build the spawner; it runs inside its `async with` block."""
-    return Spawner(bus, settings, hypervisor, issuer, tariff or Tariff())
+    return Spawner(bus, settings, hypervisor, issuer, tariff or settings.tariff)
 
 
 class Spawner:

@@ -1,9 +1,11 @@
 """Settings of the spawner."""
 
 import os
+from decimal import Decimal
 
 from pydantic import Field
 
+from domain.tariff import Tariff
 from events.words import MachineType
 from services.kit.settings import ServiceSettings
 
@@ -15,6 +17,10 @@ def _twice_the_cores() -> int:
 class SpawnerSettings(ServiceSettings):
     """How many at once, how long to wait, what to leave alone."""
 
+    vcpu_hour_cad: Decimal = Field(default=Tariff().vcpu_hour_cad, ge=0, le=1_000_000, decimal_places=9)
+    """What a virtual core costs by the hour, CAD; the budget's, which holds by it, must be the same."""
+    gib_hour_cad: Decimal = Field(default=Tariff().gib_hour_cad, ge=0, le=1_000_000, decimal_places=9)
+    """What a GiB of memory costs by the hour, CAD."""
     runners: tuple[MachineType, ...] = (MachineType.SHELL,)
     """Machine types that the agent has a runner for; another type ends as failed."""
     store: str = ""
@@ -46,3 +52,7 @@ class SpawnerSettings(ServiceSettings):
     """So many orphans are destroyed at once without a question."""
     orphans_max_percent: int = Field(default=50, ge=0, le=100)
     """More of what runs on the host is never destroyed at once: then the log is more likely the wrong one."""
+
+    @property
+    def tariff(self) -> Tariff:
+        return Tariff(self.vcpu_hour_cad, self.gib_hour_cad)
