@@ -73,9 +73,9 @@ def get(url: str) -> tuple[int, bytes]:
         return 0, b""
 
 
-def start(environment: dict[str, str]) -> subprocess.Popen[str]:
+def start(environment: dict[str, str], program: str = SERVICE) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", SERVICE],
+        [sys.executable, "-c", program],
         env={"PATH": os.environ["PATH"], "AUTOVIBE_NATS_INBOX_PREFIX": "_INBOX", **environment},
         stderr=subprocess.PIPE,
         text=True,
@@ -109,6 +109,20 @@ async def test_a_service_runs_alone_until_it_is_told_to_end(server: EmbeddedNats
         "service.stopped",
     ]
     assert all(line["service"] == "echo" for line in lines)
+
+
+async def test_a_service_that_refuses_from_its_task_group_ends_with_its_reason(
+    server: EmbeddedNats, bus: object
+) -> None:
+    refusing = SERVICE.replace(
+        "self.running = self.reactors.running()",
+        "raise ExceptionGroup('tasks', [ExceptionGroup('deeper', [Refused('the host is not safe')])])",
+    ).replace("from services.kit.main", "from services.kit.errors import Refused\nfrom services.kit.main")
+    process = start({"NATS_URL": server.url, "AUTOVIBE_HEALTH_PORT": "0"}, refusing)
+    _, errors = await asyncio.to_thread(process.communicate, timeout=30)
+    assert process.returncode == 1
+    last = json.loads(errors.splitlines()[-1])
+    assert (last["event"], last["reason"]) == ("service.refused", "the host is not safe")
 
 
 def test_wrong_settings_are_said_by_name() -> None:
