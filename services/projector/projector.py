@@ -18,9 +18,9 @@ import structlog
 from services.kit.errors import LogGap, LogRegressed, Transient
 from services.kit.log import Log
 from services.kit.wire import ApiError
-from services.projector.chain import link
+from services.projector.chain import header_values, link
 from services.projector.errors import Fenced, Halted
-from services.projector.rows import Batch, cut, parse_header, prepare
+from services.projector.rows import Batch, cut, prepare
 from services.projector.settings import ProjectorSettings
 from services.projector.writer import Position, Writer
 
@@ -214,7 +214,10 @@ async def check_log(log: Log, head: Head, position: Position) -> int:
         message = await log.reader.get(head.seq)
         if message is None:
             raise Halted(f"seq {head.seq} was projected and is no longer in the log")
-        if link(head.previous, head.seq, message.subject_bytes, parse_header(message), message.data) != head.hash:
+        if (
+            link(head.previous, head.seq, message.subject_bytes, header_values(message.header), message.data)
+            != head.hash
+        ):
             raise Halted(f"seq {head.seq} is another event than the one that was projected: numbers were used again")
     return extent.last_seq
 

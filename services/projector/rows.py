@@ -21,7 +21,7 @@ from events.base import Event
 from events.ids import project_uuid
 from events.registry import EVENTS
 from services.kit.message import RawMessage, decode
-from services.projector.chain import SOURCED, link
+from services.projector.chain import header_values, link
 
 COLUMNS: Final[LiteralString] = (
     "seq, occurred_at, recorded_at, version, id, prev_hash, hash, project_uuid, aggregate_uuid, "
@@ -32,6 +32,8 @@ BATCH_BYTES_MAX = 16 * 1024 * 1024
 """Payload of one transaction; bounds what a batch holds in memory whatever its events' sizes."""
 ADDRESSES_MAX = 50_000
 """Subjects whose parsed form is kept; ~0.5 KiB each."""
+REPEATED_MAX = 8_192
+"""Header values that are kept laid out: whole stories share causes, actors and reasons."""
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _TRAILER = struct.pack(">h", -1)
@@ -42,7 +44,6 @@ _DASH = ord("-")
 _UUID_LENGTH = _LENGTH.pack(16)
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _EPOCH_MICROS = int(_EPOCH.timestamp()) * 1_000_000
-_HEADERS = re.compile(rb"\r\n([^:\r]+): *([^\r]*)")
 # An odd number of backslashes before `u0000`: the escape of NUL, which jsonb cannot hold.
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
@@ -134,37 +135,28 @@ def prepare(messages: Iterable[RawMessage], after: int, head: bytes) -> Batch:
     return batch
 
 
-def parse_header(message: RawMessage) -> dict[bytes, bytes]:
-    """Return the message's headers as they are on the wire."""
-    return dict(_HEADERS.findall(message.header))
-
-
 def _add(batch: Batch, message: RawMessage) -> None:
     seq, data = message.seq, message.data
-    headers = parse_header(message)
-    get = headers.get
     place = _place(message.subject_bytes)
     place.validate(data)
-    version = int(get(b"ce-schemaversion", b"1"))
+    values = header_values(message.header)
+    made = link(batch.hash, seq, message.subject_bytes, values, data)
+    id_, time, schema_version, actor, causation, correlation, reason, sourced = values
+    if sourced:
+        id_, time, actor, causation, correlation = _fired(message)
+    version = int(schema_version or b"1")
     if version > place.version:
         raise Unreadable(f"schema version {version} is newer than the {place.version} this version knows")
-    made = link(batch.hash, seq, message.subject_bytes, headers, data)
-    if SOURCED in headers:
-        headers |= _fired(message)
     recorded = message.recorded_ns // 1000 - _EPOCH_MICROS
-    occurred = _micros(datetime.fromisoformat(get(b"ce-time", b"").decode()))
-    fixed = _FIXED.pack(
-        *(18, 8, seq, 8, occurred, 8, recorded, 4, version),
-        *(16, _uuid(get(b"ce-id", b"")), 32, batch.hash, 32, made),
-    )
+    occurred = _micros(datetime.fromisoformat(time.decode()))
     body = _NUL.sub(rb"\1\\ufffd", data) if b"\\u0000" in data else data
     row = (
-        fixed,
+        _FIXED.pack(18, 8, seq, 8, occurred, 8, recorded, 4, version, 16, _uuid(id_), 32, batch.hash, 32, made),
         place.fields,
-        _uuid_field(get(b"ce-causation")),
-        _uuid_field(get(b"ce-correlation")),
-        _text_field(_plain(get(b"ce-actor"))),
-        _text_field(_plain(get(b"ce-reason"))),
+        _uuid_field(causation),
+        _uuid_field(correlation),
+        _header_field(actor),
+        _header_field(reason),
         _LENGTH.pack(len(body) + 1),
         b"\x01",  # version of jsonb's binary format
         body,
@@ -177,17 +169,15 @@ def _add(batch: Batch, message: RawMessage) -> None:
     batch.upto, batch.recorded_micros = seq, recorded
 
 
-def _fired(message: RawMessage) -> dict[bytes, bytes]:
+def _fired(message: RawMessage) -> tuple[bytes, bytes, bytes, bytes, bytes]:
     """A timer that the server copied in: who says it, and as what, is not in its own headers."""
     envelope = decode(message).envelope
-    said = {
-        "ce-id": str(envelope.id),
-        "ce-time": envelope.occurred_at.isoformat(),
-        "ce-actor": envelope.cause.actor,
-        "ce-causation": str(envelope.cause.causation or ""),
-        "ce-correlation": str(envelope.cause.correlation or ""),
-    }
-    return {name.encode(): value.encode() for name, value in said.items()}
+    said = (
+        *(str(envelope.id), envelope.occurred_at.isoformat(), envelope.cause.actor),
+        *(str(envelope.cause.causation or ""), str(envelope.cause.correlation or "")),
+    )
+    id_, time, actor, causation, correlation = (value.encode() for value in said)
+    return id_, time, actor, causation, correlation
 
 
 @lru_cache(maxsize=ADDRESSES_MAX)
@@ -251,7 +241,8 @@ def _uuid(text: bytes) -> bytes:
     return UUID(text.decode()).bytes
 
 
-def _uuid_field(text: bytes | None) -> bytes:
+@lru_cache(maxsize=REPEATED_MAX)
+def _uuid_field(text: bytes) -> bytes:
     return _UUID_LENGTH + _uuid(text) if text else _NULL
 
 
@@ -259,11 +250,12 @@ def _text_field(raw: bytes) -> bytes:
     return _LENGTH.pack(len(raw)) + raw
 
 
-def _plain(value: bytes | None) -> bytes:
+@lru_cache(maxsize=REPEATED_MAX)
+def _header_field(value: bytes) -> bytes:
     """Undo the percent-encoding of header values; text in PostgreSQL cannot hold NUL."""
-    if not value or b"%" not in value:
-        return value or b""
-    return unquote_to_bytes(value).decode("utf-8", "replace").replace("\0", "\ufffd").encode()
+    if b"%" in value:
+        value = unquote_to_bytes(value).decode("utf-8", "replace").replace("\0", "\ufffd").encode()
+    return _text_field(value)
 
 
 def _why(message: RawMessage, error: Exception) -> str:

@@ -49,6 +49,7 @@ class _World:
         names = "projects intelligent_machines checkpoints resource_usage usage_totals budget_reservations"
         names += " resource_budgets credentials hub_instances"
         self.tables: Tables = {name: {} for name in names.split()}
+        self._lines: dict[tuple[Any, ...], budget.Lines] = {}
         self.seq = 0
         self.at = recorded_at(0)
 
@@ -302,7 +303,6 @@ class _World:
         return used
 
     def _budget(self, slug: str, node: str, event: budget.BudgetEvent) -> None:
-        account = (project_uuid(slug), node)
         match event:
             case budget.BudgetAllocated():
                 row = self._account(slug, node, event.resource.value, event.period.value, event.period_start)
@@ -314,51 +314,49 @@ class _World:
                     "allocated_amount": event.amount,
                 }
             case budget.BudgetReserved():
-                if any(key[:3] == (*account, event.reservation_id) for key in self.tables["budget_reservations"]):
-                    return
-                for line in event.lines:
-                    self._reserve(slug, node, event, line)
+                self._reserve(slug, node, event)
             case budget.BudgetSettled():
                 self._resolve(slug, node, event.reservation_id, "settled")
                 for line in event.lines:
-                    row = self._account(slug, node, line.resource.value, line.period.value, line.period_start)
-                    row["used_amount"] += line.amount
+                    self._account_of(slug, node, line)["used_amount"] += line.amount
             case budget.BudgetReleased():
                 self._resolve(slug, node, event.reservation_id, "released")
             case _:
                 pass
 
-    def _reserve(self, slug: str, node: str, event: budget.BudgetReserved, line: budget.Line) -> None:
-        words = (line.resource.value, line.period.value, line.period_start)
-        key = (project_uuid(slug), node, event.reservation_id, *words)
-        row = self.tables["budget_reservations"].setdefault(
-            key,
-            {
-                "project_uuid": key[0],
-                "node": node,
-                "reservation_uuid": event.reservation_id,
-                "resource_type": words[0],
-                "budget_period": words[1],
-                "period_start": words[2],
-                "scope": _scope(slug, node),
-                "machine_uuid": event.machine_id,
-                "amount": Decimal(0),
-                "resolution": None,
-                "reserved_at": self.at,
-                "resolved_at": None,
-                "reserved_seq": self.seq,
-                "resolved_seq": None,
-                "last_seq": self.seq,
-            },
-        )
-        row["amount"] += line.amount
-        self._account(slug, node, *words)["reserved_amount"] += line.amount
+    def _reserve(self, slug: str, node: str, event: budget.BudgetReserved) -> None:
+        key = (event.reservation_id, node, project_uuid(slug))
+        if key in self.tables["budget_reservations"]:
+            return
+        self.tables["budget_reservations"][key] = {
+            "project_uuid": key[2],
+            "node": node,
+            "reservation_uuid": event.reservation_id,
+            "scope": _scope(slug, node),
+            "machine_uuid": event.machine_id,
+            "lines": _body(event)["lines"],
+            "resolution": None,
+            "reserved_at": self.at,
+            "resolved_at": None,
+            "reserved_seq": self.seq,
+            "resolved_seq": None,
+            "last_seq": self.seq,
+        }
+        self._lines[key] = event.lines
+        for line in event.lines:
+            self._account_of(slug, node, line)["reserved_amount"] += line.amount
 
     def _resolve(self, slug: str, node: str, reservation: UUID, how: str) -> None:
-        for key, row in self.tables["budget_reservations"].items():
-            if key[:3] == (project_uuid(slug), node, reservation) and row["resolution"] is None:
-                row |= {"resolution": how, "resolved_at": self.at, "resolved_seq": self.seq, "last_seq": self.seq}
-                self._account(slug, node, *key[3:])["reserved_amount"] -= row["amount"]
+        key = (reservation, node, project_uuid(slug))
+        row = self.tables["budget_reservations"].get(key)
+        if row is None or row["resolution"] is not None:
+            return
+        row |= {"resolution": how, "resolved_at": self.at, "resolved_seq": self.seq, "last_seq": self.seq}
+        for line in self._lines[key]:
+            self._account_of(slug, node, line)["reserved_amount"] -= line.amount
+
+    def _account_of(self, slug: str, node: str, line: budget.Line) -> Row:
+        return self._account(slug, node, line.resource.value, line.period.value, line.period_start)
 
     def _account(self, slug: str, node: str, resource: str, period: str, start: datetime) -> Row:
         scope = _scope(slug, node)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -13,10 +14,10 @@ from events.machine import MachineRequested
 from events.project import ProjectArchived
 from events.words import MachineType
 from services.kit.message import RawMessage
-from services.projector.chain import GENESIS, link
+from services.projector.chain import GENESIS, HEADERS, header_values, link
 from services.projector.errors import Fenced
 from services.projector.models import MODELS
-from services.projector.rows import cut, parse_header, prepare
+from services.projector.rows import cut, prepare
 from services.projector.writer import Writer
 from tests.projector.histories import MACHINES, Said, message, messages
 from tests.projector.stories import shop
@@ -110,7 +111,7 @@ def test_nothing_of_an_event_can_change_without_changing_the_chain(part: str) ->
     raw = message(1, said)
 
     def hashed(one: RawMessage) -> bytes:
-        return link(GENESIS, one.seq, one.subject_bytes, parse_header(one), one.data)
+        return link(GENESIS, one.seq, one.subject_bytes, header_values(one.header), one.data)
 
     changed = {
         "subject": replace(raw, subject_bytes=raw.subject_bytes.replace(b"webshop", b"webshot")),
@@ -166,3 +167,15 @@ def test_folds_read_the_stretch_by_an_index_however_large_the_log_is(writer: Wri
             text = "\n".join(line for (line,) in plan)
             assert "Seq Scan on events" not in text, text
             assert "Seq Scan on budget_reservations" not in text, text
+
+
+def test_headers_are_read_the_same_in_whatever_order_they_stand() -> None:
+    said = Said(address.project("webshop"), ProjectArchived(reason="over"), Cause("client:a", UUID(int=1), None, "so"))
+    block = message(1, said).header
+    lines = block.removeprefix(b"NATS/1.0\r\n").removesuffix(b"\r\n").split(b"\r\n")[:-1]
+    turned = b"NATS/1.0\r\n" + b"".join(line + b"\r\n" for line in reversed(lines)) + b"\r\n"
+    assert header_values(turned) == header_values(block)
+    values = dict(zip(HEADERS, header_values(block), strict=True))
+    assert (values[b"ce-actor"], values[b"ce-correlation"], values[b"ce-reason"]) == (b"client:a", b"", b"so")
+    assert header_values(block.removesuffix(b"\r\n") + b"Nats-Stream-Source: TIMERS 7\r\n\r\n")[-1] == b"TIMERS 7"
+    assert header_values(b"") == (b"",) * len(HEADERS)

@@ -19,72 +19,68 @@ _LINES: Final[LiteralString] = "(resource text, amount numeric, period text, per
 
 _RESERVATIONS: Final[LiteralString] = f"""
 WITH heard AS (
-    SELECT e.seq, e.recorded_at, e.project_uuid, e.aggregate_id AS node, (e.body->>'reservation_id')::uuid AS reservation,
-           (e.body->>'machine_id')::uuid AS machine, e.body->'lines' AS lines, {_SCOPE} AS scope,
+    SELECT e.seq, e.recorded_at, e.project_uuid, e.aggregate_id AS node, {_SCOPE} AS scope, e.body,
+           (e.body->>'reservation_id')::uuid AS reservation,
            CASE e.type WHEN 'BudgetSettled' THEN 'settled' WHEN 'BudgetReleased' THEN 'released' END AS resolution
       FROM events e
      WHERE {RANGE}
        AND e.type IN ('BudgetReserved', 'BudgetSettled', 'BudgetReleased')
-), fresh AS (
-    SELECT DISTINCT ON (h.project_uuid, h.node, h.reservation) h.*
+), placed AS (
+    -- Windows instead of joins of the stretch with itself: the planner would nest them, 5,000 times 5,000.
+    SELECT h.*, r.reservation_uuid IS NOT NULL AS known,
+           min(h.seq) FILTER (WHERE h.resolution IS NULL)
+                       OVER (PARTITION BY h.reservation, h.node, h.project_uuid) AS born
       FROM heard h
-     WHERE h.resolution IS NULL
-       AND NOT EXISTS (
-           SELECT
-             FROM budget_reservations r
-            WHERE r.project_uuid = h.project_uuid
-              AND r.node = h.node
-              AND r.reservation_uuid = h.reservation
-       )
-     ORDER BY h.project_uuid, h.node, h.reservation, h.seq
-), resolved AS (
-    SELECT DISTINCT ON (h.project_uuid, h.node, h.reservation) h.*
-      FROM heard h
-      LEFT JOIN fresh f
-        ON f.project_uuid = h.project_uuid
-       AND f.node = h.node
-       AND f.reservation = h.reservation
-     WHERE h.resolution IS NOT NULL
-       AND h.seq > COALESCE(f.seq, 0)
-     ORDER BY h.project_uuid, h.node, h.reservation, h.seq
+      LEFT JOIN budget_reservations r
+        ON r.reservation_uuid = h.reservation
+       AND r.node = h.node
+       AND r.project_uuid = h.project_uuid
+), folded AS (
+    SELECT reservation, node, project_uuid,
+           bool_or(known) AS known,
+           min(scope) AS scope,
+           min(born) AS reserved_seq,
+           (array_agg(body) FILTER (WHERE resolution IS NULL))[1] AS reserved,
+           min(recorded_at) FILTER (WHERE resolution IS NULL) AS reserved_at,
+           (array_agg(resolution ORDER BY seq) FILTER (WHERE resolution IS NOT NULL))[1] AS resolution,
+           (array_agg(recorded_at ORDER BY seq) FILTER (WHERE resolution IS NOT NULL))[1] AS resolved_at,
+           min(seq) FILTER (WHERE resolution IS NOT NULL) AS resolved_seq
+      FROM placed
+     WHERE CASE
+               WHEN known THEN resolution IS NOT NULL
+               WHEN resolution IS NULL THEN seq = born
+               ELSE seq > born
+           END
+     GROUP BY reservation, node, project_uuid
 ), changed AS (
     UPDATE budget_reservations r
-       SET resolution = d.resolution,
-           resolved_at = d.recorded_at,
-           resolved_seq = d.seq,
-           last_seq = d.seq
-      FROM resolved d
-     WHERE r.project_uuid = d.project_uuid
-       AND r.node = d.node
-       AND r.reservation_uuid = d.reservation
+       SET resolution = f.resolution,
+           resolved_at = f.resolved_at,
+           resolved_seq = f.resolved_seq,
+           last_seq = f.resolved_seq
+      FROM folded f
+     WHERE r.reservation_uuid = f.reservation
+       AND r.node = f.node
+       AND r.project_uuid = f.project_uuid
        AND r.resolved_seq IS NULL
+       AND f.known
 )
-INSERT INTO budget_reservations (project_uuid, node, reservation_uuid, resource_type, budget_period, period_start,
-                                 scope, machine_uuid, amount, resolution, reserved_at, resolved_at, reserved_seq,
-                                 resolved_seq, last_seq)
-SELECT f.project_uuid,
-       f.node,
-       f.reservation,
-       l.resource,
-       l.period,
-       l.period_start,
-       f.scope,
-       f.machine,
-       sum(l.amount),
-       d.resolution,
-       f.recorded_at,
-       d.recorded_at,
-       f.seq,
-       d.seq,
-       COALESCE(d.seq, f.seq)
-  FROM fresh f
- CROSS JOIN LATERAL jsonb_to_recordset(f.lines) AS l {_LINES}
-  LEFT JOIN resolved d
-    ON d.project_uuid = f.project_uuid
-   AND d.node = f.node
-   AND d.reservation = f.reservation
- GROUP BY f.project_uuid, f.node, f.reservation, l.resource, l.period, l.period_start, f.scope, f.machine,
-          d.resolution, f.recorded_at, d.recorded_at, f.seq, d.seq
+INSERT INTO budget_reservations (reservation_uuid, node, project_uuid, scope, machine_uuid, lines, resolution,
+                                 reserved_at, resolved_at, reserved_seq, resolved_seq, last_seq)
+SELECT reservation,
+       node,
+       project_uuid,
+       scope,
+       (reserved->>'machine_id')::uuid,
+       reserved->'lines',
+       resolution,
+       reserved_at,
+       resolved_at,
+       reserved_seq,
+       resolved_seq,
+       COALESCE(resolved_seq, reserved_seq)
+  FROM folded
+ WHERE NOT known
 """
 
 _BUDGETS: Final[LiteralString] = f"""
@@ -104,16 +100,18 @@ WITH moves AS (
      WHERE {RANGE}
        AND e.type = 'BudgetSettled'
      UNION ALL
-    SELECT r.reserved_seq, 'reserved', r.reserved_at, r.project_uuid, r.node, r.scope, r.resource_type,
-           r.budget_period, r.period_start, NULL, r.amount, 0
+    SELECT r.reserved_seq, 'reserved', r.reserved_at, r.project_uuid, r.node, r.scope, l.resource,
+           l.period, l.period_start, NULL, l.amount, 0
       FROM budget_reservations r
+     CROSS JOIN LATERAL jsonb_to_recordset(r.lines) AS l {_LINES}
      WHERE r.last_seq > %(after)s
        AND r.last_seq <= %(upto)s
        AND r.reserved_seq > %(after)s
      UNION ALL
-    SELECT r.resolved_seq, 'resolved', r.resolved_at, r.project_uuid, r.node, r.scope, r.resource_type,
-           r.budget_period, r.period_start, NULL, -r.amount, 0
+    SELECT r.resolved_seq, 'resolved', r.resolved_at, r.project_uuid, r.node, r.scope, l.resource,
+           l.period, l.period_start, NULL, -l.amount, 0
       FROM budget_reservations r
+     CROSS JOIN LATERAL jsonb_to_recordset(r.lines) AS l {_LINES}
      WHERE r.last_seq > %(after)s
        AND r.last_seq <= %(upto)s
        AND r.resolved_seq > %(after)s
@@ -164,7 +162,7 @@ ON CONFLICT (uuid) DO UPDATE
 
 RESERVATIONS: Final = Model(
     "budget_reservations",
-    "project_uuid, node, reservation_uuid, resource_type, budget_period, period_start",
+    "reservation_uuid, node, project_uuid",
     frozenset(_RESERVATION_TYPES),
     _RESERVATIONS,
 )

@@ -62,7 +62,9 @@ SELECT uuid,
        (taken->>'size_bytes')::bigint,
        (taken->>'stored_bytes')::bigint,
        -- A file of zeros compresses by more than the column holds.
-       LEAST(round((taken->>'captured_bytes')::numeric / NULLIF((taken->>'stored_bytes')::numeric, 0), 4), 999.9999),
+       CASE WHEN taken->>'stored_bytes' <> '0' THEN
+           LEAST(round((taken->>'captured_bytes')::numeric / (taken->>'stored_bytes')::numeric, 4), 999.9999)
+       END,
        COALESCE(verdict, 'pending'),
        COALESCE(pinned, false),
        COALESCE((taken->>'log_seq')::bigint, 0),

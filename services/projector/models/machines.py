@@ -28,6 +28,47 @@ _KEY: Final[LiteralString] = (
 
 _ERROR: Final[LiteralString] = "CASE body->>'outcome' WHEN 'succeeded' THEN '' ELSE COALESCE(body->>'reason', '') END"
 
+_HOLDING: Final = (
+    "MachineParked",
+    "MachineResumed",
+    "MachineQueued",
+    "MachineAdmitted",
+    "MachineEnded",
+    "MachineDenied",
+)
+
+
+def _moved(hold: Hold) -> LiteralString:
+    """Return whether the last event that has to do with this hold sets it or takes it away; null: there is none."""
+    name = words([hold])
+    queue: LiteralString = "false" if hold in {Hold.BUDGET, Hold.CAPACITY} else "NULL"
+    value: LiteralString = f"""CASE type
+               WHEN 'MachineParked' THEN CASE body->>'hold' WHEN {name} THEN true END
+               WHEN 'MachineResumed' THEN CASE body->>'hold' WHEN {name} THEN false END
+               WHEN 'MachineQueued' THEN CASE body->>'hold' WHEN {name} THEN true ELSE {queue} END
+               WHEN 'MachineAdmitted' THEN {queue}
+               ELSE false
+           END"""
+    return f"{name}, {last(value, *_HOLDING)}"
+
+
+_MOVED: Final[LiteralString] = ", ".join([_moved(hold) for hold in Hold])
+_USAGE: Final[LiteralString] = """(
+               SELECT jsonb_object_agg(r.resource_type, r.amounts || jsonb_build_object('cost_cad', trim_scale(r.cost_cad)::text))
+                      || jsonb_build_object('cost_cad', trim_scale(sum(r.cost_cad))::text)
+                 FROM (
+                     SELECT u.resource_type, sum(u.cost_cad) AS cost_cad,
+                            jsonb_object_agg(u.unit, trim_scale(u.amount)::text) AS amounts
+                       FROM (
+                           SELECT t.resource_type, t.unit, sum(t.amount) AS amount, sum(t.cost_cad) AS cost_cad
+                             FROM usage_totals t
+                            WHERE t.machine_uuid = f.uuid
+                            GROUP BY 1, 2
+                       ) u
+                      GROUP BY 1
+                 ) r
+           )"""
+
 _FOLD: Final[LiteralString] = f"""
 WITH {counted("intelligent_machines", _KEY, "MachineRequested", _TYPES)},
 folded AS (
@@ -52,44 +93,11 @@ folded AS (
            {last(_ERROR, "MachineDenied", "MachineEnded", "MachineQuarantined")} AS error,
            {last("recorded_at", "MachineEnded", "MachineDenied")} AS terminated_at,
            (array_agg(recorded_at ORDER BY seq DESC))[1] AS updated_at,
+           bool_or(type = 'UsageRecorded') AS used,
+           jsonb_strip_nulls(jsonb_build_object({_MOVED})) AS moved,
            max(seq) AS last_seq
       FROM counted
      GROUP BY uuid
-), moved AS (
-    SELECT c.uuid, jsonb_object_agg(w.hold, m.held ORDER BY c.seq) AS holds
-      FROM counted c
-     CROSS JOIN (VALUES {_HOLDS}) w (hold)
-     CROSS JOIN LATERAL (
-        SELECT CASE c.type
-                   WHEN 'MachineParked' THEN CASE WHEN w.hold = c.body->>'hold' THEN true END
-                   WHEN 'MachineResumed' THEN CASE WHEN w.hold = c.body->>'hold' THEN false END
-                   WHEN 'MachineQueued' THEN CASE
-                        WHEN w.hold = c.body->>'hold' THEN true
-                        WHEN w.hold IN ('budget', 'capacity') THEN false
-                   END
-                   WHEN 'MachineAdmitted' THEN CASE WHEN w.hold IN ('budget', 'capacity') THEN false END
-                   ELSE false
-               END AS held
-     ) m
-     WHERE c.type IN ('MachineParked', 'MachineResumed', 'MachineQueued', 'MachineAdmitted', 'MachineEnded', 'MachineDenied')
-       AND m.held IS NOT NULL
-     GROUP BY c.uuid
-), units AS (
-    SELECT t.machine_uuid, t.resource_type, t.unit, sum(t.amount) AS amount, sum(t.cost_cad) AS cost_cad
-      FROM usage_totals t
-     WHERE t.machine_uuid IN (SELECT uuid FROM counted WHERE type = 'UsageRecorded')
-     GROUP BY 1, 2, 3
-), resources AS (
-    SELECT machine_uuid, resource_type, sum(cost_cad) AS cost_cad,
-           jsonb_object_agg(unit, trim_scale(amount)::text) AS amounts
-      FROM units
-     GROUP BY 1, 2
-), used AS (
-    SELECT machine_uuid,
-           jsonb_object_agg(resource_type, amounts || jsonb_build_object('cost_cad', trim_scale(cost_cad)::text))
-           || jsonb_build_object('cost_cad', trim_scale(sum(cost_cad))::text) AS usage
-      FROM resources
-     GROUP BY 1
 ), changed AS (
     UPDATE intelligent_machines m
        SET status = CASE COALESCE(f.phase, m.phase) {_STATUS} END,
@@ -103,11 +111,11 @@ folded AS (
            parent_checkpoint_uuid = COALESCE(m.parent_checkpoint_uuid, f.parent),
            last_checkpoint_uuid = COALESCE(f.last_checkpoint, m.last_checkpoint_uuid),
            checkpoint_count = m.checkpoint_count + f.checkpoints,
-           resource_usage = COALESCE(u.usage, m.resource_usage),
-           holds = CASE WHEN v.holds IS NULL THEN m.holds ELSE (
+           resource_usage = CASE WHEN f.used THEN {_USAGE} ELSE m.resource_usage END,
+           holds = CASE f.moved WHEN '{{}}' THEN m.holds ELSE (
                SELECT COALESCE(jsonb_agg(w.hold ORDER BY w.hold), '[]')
                  FROM (VALUES {_HOLDS}) w (hold)
-                WHERE COALESCE((v.holds->>w.hold)::boolean, m.holds ? w.hold)
+                WHERE COALESCE((f.moved->>w.hold)::boolean, m.holds ? w.hold)
            ) END,
            current_progress = COALESCE(f.progress, m.current_progress),
            progress_percent = COALESCE(f.percent, m.progress_percent),
@@ -116,8 +124,6 @@ folded AS (
            terminated_at = COALESCE(f.terminated_at, m.terminated_at),
            last_seq = f.last_seq
       FROM folded f
-      LEFT JOIN moved v ON v.uuid = f.uuid
-      LEFT JOIN used u ON u.machine_uuid = f.uuid
      WHERE m.uuid = f.uuid
        AND f.known
 )
@@ -148,9 +154,9 @@ SELECT f.uuid,
           FROM jsonb_array_elements(COALESCE(f.request->'files', '[]')) WITH ORDINALITY x (file, number)),
        COALESCE(f.request->'limits', '{{}}')
        || jsonb_strip_nulls(jsonb_build_object('budget_cad', f.request->'budget', 'calls', f.request->'calls')),
-       COALESCE(u.usage, '{{}}'),
+       CASE WHEN f.used THEN {_USAGE} ELSE '{{}}' END,
        (SELECT COALESCE(jsonb_agg(h.key ORDER BY h.key), '[]')
-          FROM jsonb_each(COALESCE(v.holds, '{{}}')) h
+          FROM jsonb_each(f.moved) h
          WHERE h.value = 'true'),
        f.progress,
        f.percent,
@@ -161,8 +167,6 @@ SELECT f.uuid,
        f.terminated_at,
        f.last_seq
   FROM folded f
-  LEFT JOIN moved v ON v.uuid = f.uuid
-  LEFT JOIN used u ON u.machine_uuid = f.uuid
  WHERE NOT f.known
 """
 
