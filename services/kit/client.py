@@ -24,6 +24,9 @@ RECONNECT_DELAY_MAX_S = 1.0
 PENDING_BYTES_MAX = 16 * 1024 * 1024
 """What may wait in memory to be sent, before publishes are refused."""
 
+_STATUS = frozenset({"Status", "Description"})
+"""Where nats-py keeps the server's inline status, among the sender's own headers."""
+
 RawHandler: TypeAlias = Callable[[bytes, bytes, bytes, bytes], None]
 """Called with subject, reply, header block (empty: none) and payload, inside the read loop: it must not block."""
 
@@ -69,7 +72,7 @@ class WireParser(Parser):
                 position = next_position
                 handler = raw.get(sid)
                 if handler is not None:
-                    handler(parts[1], reply, header, payload)
+                    self._hand_over(handler, parts[1], reply, header, payload)
                 else:
                     await self._client.deliver(sid, parts[1], reply, payload, header)
             else:
@@ -79,6 +82,13 @@ class WireParser(Parser):
             if self._generation != generation:
                 return
         self._rest = buffer[position:]
+
+    def _hand_over(self, handler: RawHandler, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
+        """As `SturdyClient.deliver`: an error here would end nats-py's read loop, silently and for good."""
+        try:
+            handler(subject, reply, header, payload)
+        except Exception:  # noqa: BLE001 # the edge: whatever one message does, the next ones must come
+            _log.exception("message.undeliverable", subject=subject[:200].decode("utf-8", "backslashreplace"))
 
     async def _control(self, line: bytes) -> None:
         if line.startswith(b"PING"):
@@ -218,6 +228,12 @@ class SturdyClient(Client):
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Mapping[str, str] | None
     ) -> Msg:
+        """A stored message never carries a status of the server's, so one that it has is its sender's invention.
+
+        nats-py would take it for the end of a pull: the message would never be heard, or nothing after it.
+        """
+        if headers and reply.startswith(b"$JS.ACK."):
+            headers = {name: value for name, value in headers.items() if name not in _STATUS}
         return Msg(
             subject=subject.decode("utf-8", "backslashreplace"),
             reply=reply.decode("utf-8", "backslashreplace"),

@@ -21,7 +21,7 @@ from services.kit.batches import DUPLICATE_IN_BATCH, DuplicateId, Entry, Stamped
 from services.kit.errors import Conflict, IdReused, KitError, LogFull, LogStuck, Refused, Transient
 from services.kit.log_read import Reader
 from services.kit.stuck import write_error
-from services.kit.wire import ApiError, Reply, Wire, api_error
+from services.kit.wire import JSON, ApiError, Reply, Wire, api_error, mapping
 
 BATCH_MESSAGES_MAX = 1_000
 """The server's limit for an atomic batch."""
@@ -202,15 +202,20 @@ class Appender:
             return Transient("the connection was lost before the acknowledgement")
         if reply.status == 503:
             return Transient(f"no stream {self._stream} takes appends now")
-        answer = orjson.loads(reply.data)
-        error = api_error(answer["error"]) if "error" in answer else None
+        try:
+            return self._read(orjson.loads(reply.data))
+        except (ValueError, TypeError, KeyError) as error:
+            return Transient(f"the acknowledgement cannot be read: {error!r}")
+
+    def _read(self, answer: JSON) -> int | ApiError | DuplicateId:
+        error = api_error(mapping(answer["error"])) if "error" in answer else None
         # A server whose disk is full says that batches are incomplete, and nothing at all to single messages.
         self.unanswered = self.unanswered + 1 if error and error.err_code == _INCOMPLETE else 0
         if error is not None:
             return error
         if answer["stream"] != self._stream:
             return ApiError(400, 10060, f"appended to stream {answer['stream']}, not {self._stream}")
-        seq = int(answer["seq"])
+        seq = int(str(answer["seq"]))
         return DuplicateId(seq) if answer.get("duplicate") else seq
 
     async def _recover(self, batch: list[Entry], outcome: int | ApiError | Transient) -> None:
