@@ -72,13 +72,16 @@ async def _migrate(*, check: bool) -> list[str]:
     from schema import migrations  # noqa: PLC0415  # psycopg and nats only where they are used
     from services.kit import topology  # noqa: PLC0415
     from services.kit.errors import Refused  # noqa: PLC0415
+    from services.kit.settings import TopologySettings  # noqa: PLC0415
 
     context = load()
+    wanted = TopologySettings()
+    shape = wanted.sizes(), wanted.nats_replicas
     url = database_url(context)
     async with hub_bus(context, "autovibe migrate") as bus:
         try:
             if check:
-                await topology.check(bus)
+                await topology.check(bus, *shape)
                 waiting = await asyncio.to_thread(migrations.pending, url)
                 if waiting:
                     raise CliError(
@@ -88,7 +91,7 @@ async def _migrate(*, check: bool) -> list[str]:
                     )
                 return []
             applied = await asyncio.to_thread(migrations.apply, url)
-            return [f"applied {found.number:04} {found.title}" for found in applied] + await topology.apply(bus)
+            return [f"applied {found.number:04} {found.title}" for found in applied] + await topology.apply(bus, *shape)
         except (Refused, migrations.MigrationError) as error:
             raise CliError(Exit.FAILED, str(error)) from error
 

@@ -11,6 +11,8 @@ class Places:
     nats_url: str
     nats_creds: Path | None
     nats_system_creds: Path | None
+    nats_monitor_url: str | None
+    """Where the embedded server says why it does not store."""
     keys: Path
     database_url: str
     """As the owner of the tables."""

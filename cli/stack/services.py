@@ -97,14 +97,19 @@ class _Common(TypedDict):
 
     nats_url: str
     nats_creds: Path | None
+    nats_monitor_url: str | None
 
 
 def _common(places: Places) -> _Common:
-    return {"nats_url": places.nats_url, "nats_creds": places.nats_creds}
+    return {
+        "nats_url": places.nats_url,
+        "nats_creds": places.nats_creds,
+        "nats_monitor_url": places.nats_monitor_url,
+    }
 
 
 def _bus(places: Places, name: str) -> AbstractAsyncContextManager[Bus]:
-    return Bus.connect(BusSettings(nats_url=places.nats_url, nats_creds=places.nats_creds), name=name)
+    return Bus.connect(BusSettings(**_common(places)), name=name)
 
 
 async def _hypervisor(stack: AsyncExitStack, places: Places) -> Hypervisor:

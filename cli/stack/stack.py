@@ -27,7 +27,8 @@ from schema import migrations
 from services.issuer.bootstrap import Prepared, prepare
 from services.issuer.keys import KeyStore
 from services.kit import topology
-from services.kit.bus import Bus, BusSettings
+from services.kit.bus import Bus
+from services.kit.settings import BusSettings, TopologySettings
 from services.kit.stuck import write_error
 
 DATABASE = "autovibe"
@@ -78,14 +79,17 @@ async def _servers(stack: AsyncExitStack, options: StackOptions) -> Places:
     """Start what is embedded, both at once: each takes as long as its recovery."""
     keys = options.keys or options.data / "keys"
     prepared = prepare(KeyStore(keys), options.data / "creds", resolver=options.data / "nats" / "accounts", at=now())
+    monitor_port = _port("127.0.0.1", 0, "") if options.nats_url is None else None
+    monitor_url = f"http://127.0.0.1:{monitor_port}" if monitor_port else BusSettings().nats_monitor_url
     nats_url, database_url = await asyncio.gather(
-        _nats(stack, options, prepared) if options.nats_url is None else _given(options.nats_url),
+        _nats(stack, options, prepared, monitor_port) if options.nats_url is None else _given(options.nats_url),
         _postgres(stack, options) if options.database_url is None else _given(options.database_url),
     )
     return Places(
         nats_url=nats_url,
         nats_creds=prepared.hub_creds if options.nats_url is None else options.nats_creds,
         nats_system_creds=prepared.system_creds if options.nats_url is None else options.nats_system_creds,
+        nats_monitor_url=monitor_url,
         keys=keys,
         database_url=_as_role(database_url, migrations.OWNER, embedded=options.database_url is None),
         database_admin_url=database_url,
@@ -98,10 +102,9 @@ async def _servers(stack: AsyncExitStack, options: StackOptions) -> Places:
     )
 
 
-async def _nats(stack: AsyncExitStack, options: StackOptions, prepared: Prepared) -> str:
+async def _nats(stack: AsyncExitStack, options: StackOptions, prepared: Prepared, monitor_port: int | None) -> str:
     port = _port(options.host, options.nats_port, "--nats-port")
     operator = OperatorMode(prepared.operator_jwt, prepared.system_account, prepared.resolver, preload=prepared.preload)
-    monitor_port = _port("127.0.0.1", 0, "")
     config = NatsConfig(host=options.host, port=port, monitor_port=monitor_port, operator=operator)
     server = EmbeddedNats(options.data / "nats", config)
     await stack.enter_async_context(server)
@@ -148,9 +151,9 @@ def _stores(monitor_url: str, data: Path) -> Callable[[], Awaitable[bool]]:
 async def _prepare(places: Places) -> None:
     """Bring tables and streams to what this version needs."""
     await asyncio.to_thread(migrations.apply, places.database_admin_url)
-    settings = BusSettings(nats_url=places.nats_url, nats_creds=places.nats_creds)
+    settings = TopologySettings(nats_url=places.nats_url, nats_creds=places.nats_creds)
     async with Bus.connect(settings, name="migrate") as bus:
-        for line in await topology.apply(bus):
+        for line in await topology.apply(bus, settings.sizes(), settings.nats_replicas):
             _log.info("topology.changed", what=line)
 
 

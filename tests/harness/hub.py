@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +42,10 @@ class Done:
 class RunningHub:
     """A hub that runs, and how to reach it."""
 
-    def __init__(self, data: Path, *arguments: str) -> None:
+    def __init__(self, data: Path, *arguments: str, settings: Mapping[str, str] | None = None) -> None:
         self.data = data
+        self.settings = dict(settings or {})
+        """`AUTOVIBE_*` of the hub; what is changed counts from its next start on."""
         self._arguments = arguments
         self._process: asyncio.subprocess.Process | None = None
         self.context = Context()
@@ -58,7 +60,7 @@ class RunningHub:
         """The environment of a user's terminal, pointed at this hub."""
         mine = {name: value for name, value in os.environ.items() if not name.startswith("AUTOVIBE_")}
         here = {"AUTOVIBE_CONTEXT": str(self.data / "client.json"), "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
-        return {**mine, **here}
+        return {**mine, **here, **self.settings}
 
     async def start(self) -> None:
         """Start it and return when it says that it is ready."""
@@ -125,10 +127,12 @@ async def _drained(process: asyncio.subprocess.Process) -> str:
 
 
 @asynccontextmanager
-async def running_hub(*arguments: str) -> AsyncGenerator[RunningHub]:
-    """Give a hub on a directory of its own, and take it down with everything in it afterwards."""
+async def running_hub(
+    *arguments: str, data: Path | None = None, settings: Mapping[str, str] | None = None
+) -> AsyncGenerator[RunningHub]:
+    """Give a hub on a directory of its own, or on `data`, and take it down with everything in it afterwards."""
     with short_directory() as directory:
-        hub = RunningHub(directory, *arguments)
+        hub = RunningHub(data or directory, *arguments, settings=settings)
         await hub.start()
         try:
             yield hub

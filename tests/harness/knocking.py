@@ -64,6 +64,8 @@ class Knocks:
             self.hub.context.nats_url,
             user_credentials=self.hub.context.creds,
             allow_reconnect=False,
+            max_reconnect_attempts=1,  # of the first connection too: the hub may come back on another port
+            reconnect_time_wait=0,
             connect_timeout=2,
             error_cb=_ignored,
         )
@@ -99,10 +101,13 @@ class Knocks:
                     continue
                 if status:
                     raise Refused(reply.data.decode())
-                said = json.loads(reply.data)
-                answer = Answer(subject, int(said["seq"]), str(said["id"]))
-                self.answers.append(answer)
-                return answer
+                return self.note(subject, json.loads(reply.data))
+
+    def note(self, subject: str, said: Mapping[str, object]) -> Answer:
+        """Keep what the door acknowledged."""
+        answer = Answer(subject, int(str(said["seq"])), str(said["id"]))
+        self.answers.append(answer)
+        return answer
 
     async def publish(self, project: str, machine: str, body: Mapping[str, object]) -> None:
         """Publish a request for a machine until the stream IN acknowledges it."""
