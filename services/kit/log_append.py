@@ -33,6 +33,8 @@ SKIPPED_MAX = 1_000
 IN_FLIGHT_MAX = 2
 """Batches on their way at once: while the server syncs one, the next is made."""
 ATTEMPT_TIMEOUT_S = 3.0
+EXPIRY_LOOK_S = 0.25
+"""How late the deadline of an append that still waits may be noticed."""
 STUCK_AFTER = 2
 
 _CONFLICT = {10071, 10164}
@@ -65,6 +67,7 @@ class Appender:
         self._room.set()
         self._in_flight = 0
         self._pump_scheduled = False
+        self._look: asyncio.TimerHandle | None = None
         self._recoveries: set[asyncio.Task[None]] = set()
         self._batch_prefix = random.randbytes(6).hex().encode()  # noqa: S311 # only has to differ between clients
         self._batch_ids = itertools.count(1)
@@ -86,6 +89,8 @@ class Appender:
         self._queued_messages += entry.messages
         self._queued_bytes += entry.size_bytes
         self._schedule()
+        if self._look is None and self._in_flight >= self._in_flight_max:
+            self._look = loop.call_later(EXPIRY_LOOK_S, self._expire)
         return await entry.done
 
     async def close(self) -> None:
@@ -94,6 +99,8 @@ class Appender:
         for task in tuple(self._recoveries):
             task.cancel()
         await asyncio.gather(*self._recoveries, return_exceptions=True)
+        if self._look is not None:
+            self._look.cancel()
         while self._queue:
             self._queue.popleft().fail(Transient("the connection is closed: nothing was appended"))
 
@@ -148,6 +155,19 @@ class Appender:
                 self._leave(entry)
         queue.extendleft(reversed(skipped))
         return batch
+
+    def _expire(self) -> None:
+        """End those in the queue whose time is over: batches on their way may take far longer than they have."""
+        loop = asyncio.get_running_loop()
+        now, waiting = loop.time(), deque[Entry]()
+        for entry in self._queue:
+            if entry.done.done() or entry.deadline <= now:
+                entry.fail(Transient("the deadline passed while the append waited: nothing was appended"))
+                self._leave(entry)
+            else:
+                waiting.append(entry)
+        self._queue = waiting
+        self._look = loop.call_later(EXPIRY_LOOK_S, self._expire) if waiting else None
 
     def _leave(self, entry: Entry) -> None:
         self._queued_messages -= entry.messages

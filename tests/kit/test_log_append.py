@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable
 from uuid import UUID
 
 import pytest
@@ -16,6 +17,7 @@ from services.kit import log_append, topology
 from services.kit.bus import Bus
 from services.kit.errors import Conflict, IdReused, LogFull, Refused, Transient
 from services.kit.log import Appended, Write
+from tests.harness import eventually
 from tests.kit.conftest import connect
 
 CAUSE = Cause("client:ann", reason="because of ä, 100 % and\r\nX-Forged: yes")
@@ -216,3 +218,24 @@ async def test_kill_9_of_the_server_under_load_loses_and_doubles_nothing(server:
             assert recorded.envelope.id not in stored
             stored[recorded.envelope.id] = recorded.seq
     assert acknowledged == stored
+
+
+async def test_an_append_that_waits_behind_others_keeps_its_own_deadline(server: EmbeddedNats, bus: Bus) -> None:
+    """Whoever waits for as long as the server is away takes every place on the way; the door promises seconds."""
+    server.kill()
+    await eventually(lambda: not bus.nc.is_connected)
+    async with asyncio.TaskGroup() as patient:
+        for number in range(3):
+            patient.create_task(_transient(bus.log.append(created(f"p{number}"), cause=CAUSE, deadline_s=12)))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        begun = asyncio.get_running_loop().time()
+        hasty = [bus.log.append(created(f"q{number}"), cause=CAUSE, deadline_s=0.5) for number in range(3)]
+        outcomes = await asyncio.gather(*hasty, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {Transient}
+        assert asyncio.get_running_loop().time() - begun < 5
+
+
+async def _transient(append: Awaitable[Appended]) -> None:
+    with pytest.raises(Transient):
+        await append
