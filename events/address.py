@@ -56,6 +56,11 @@ def parse(subject: str, prefix: str = LOG_PREFIX) -> tuple[Address, str]:
     return Address(tokens[1], tokens[2], tokens[3]), tokens[4]
 
 
+def is_token(text: str) -> bool:
+    """Whether the text may stand between two dots of a subject."""
+    return _TOKEN.fullmatch(text) is not None
+
+
 def project(slug: str) -> Address:
     return Address(slug, "project", slug)
 

@@ -32,6 +32,11 @@ class _Made:
     depth: int
 
 
+FEW_FILES = 5_000
+"""With fewer, threads only wait for each other (1,000 files: 31 ms of CPU with one, 50 ms with three)."""
+THREADS = 3
+
+
 def restore(
     snapshot: str,
     dest: Path | Mapping[str, Path],
@@ -39,7 +44,7 @@ def restore(
     *,
     limits: Limits | None = None,
     owner: tuple[int, int] | None = None,
-    threads: int = 3,
+    threads: int | None = None,
 ) -> StatCache:
     """Write a snapshot into new or empty directories, every chunk checked against its digest.
 
@@ -49,6 +54,7 @@ def restore(
     Args:
         dest: Where every root goes under its name; or a directory for each root that is wanted.
         owner: Uid and gid of everything; needs root. None: whoever runs this.
+        threads: None: one for few files, several for many.
     Returns:
         A stat cache for the first capture of the same directories into the same store, so that it reads nothing anew.
     Raises:
@@ -58,8 +64,10 @@ def restore(
     """
     generation = store.generation()
     root = bytes.fromhex(snapshot)
+    manifest = read_manifest(store, root)
+    threads = threads or (1 if manifest.file_count < FEW_FILES else THREADS)
     run = _Restore(store, limits or Limits(), owner, threads)
-    entries = {entry.name.decode(): entry for entry in (found.entry() for found in read_manifest(store, root).roots)}
+    entries = {entry.name.decode(): entry for entry in (found.entry() for found in manifest.roots)}
     targets = {name: dest / name for name in entries} if isinstance(dest, Path) else dict(dest)
     if unknown := targets.keys() - entries.keys():
         raise NotFound(f"snapshot {snapshot} has the roots {sorted(entries)}, not {sorted(unknown)}")

@@ -14,7 +14,7 @@ from typing import Self
 from uuid import UUID
 
 from events.agent import AgentSpec
-from hypervisors.local import cgroups, incarnation, sandbox, seccomp, selftest
+from hypervisors.local import cgroups, incarnation, sandbox, seccomp, selftest, trash
 from hypervisors.local.incarnation import Incarnation, Record
 from hypervisors.local.processes import resident_bytes
 from hypervisors.local.zygote import Gone, Zygote
@@ -70,6 +70,7 @@ class LocalHypervisor:
         self.cgroups = cgroups.Cgroups()
         self.sandbox: sandbox.Sandbox | None = None
         self._tested: SelfTest | None = None
+        self._trash = trash.Trash(self._data / "trash")
         self._metering: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -77,6 +78,8 @@ class LocalHypervisor:
         if self._settings.use_cgroups:
             hub = hashlib.blake2s(str(self._data).encode(), digest_size=8).hexdigest()
             self.cgroups = cgroups.Cgroups.discover(hub)
+        trash.spread(self._machines)
+        self._trash.open()
         await asyncio.to_thread(incarnation.drop_tombstones, self._machines)
         self._metering = asyncio.create_task(self._meter(), name="local-hypervisor-meter")
         return self
@@ -88,6 +91,7 @@ class LocalHypervisor:
             self._metering.cancel()
             await asyncio.gather(self._metering, return_exceptions=True)
         await self.zygote.close()
+        await self._trash.close()
         for leaf in tuple(self._meters):
             await self._put_away(leaf)
         self.cgroups.close()
@@ -163,7 +167,7 @@ class LocalHypervisor:
                 await asyncio.to_thread(cgroups.remove, groups)
             except TimeoutError as reason:
                 raise Unreachable(str(reason)) from reason
-            await _remove_tree(here.root)
+            self._trash.put(here.root)
             self._meters.pop(here.leaf, None)
         self._locks.pop(here.leaf, None)
         return usage
@@ -305,13 +309,3 @@ class LocalHypervisor:
             wall_s = (datetime.now(UTC) - meter.started).total_seconds()
             usage = Usage(reading.cpu_s, meter.memory_byte_s, meter.memory_peak_bytes, wall_s, meter.started, None)
             Incarnation(self._machines, UUID(machine_id), int(epoch)).write_spent(usage)
-
-
-async def _remove_tree(root: Path) -> None:
-    """Remove a tree that a hostile program made: `rm` copes with any depth and any names, and follows no links."""
-    remove = await asyncio.create_subprocess_exec(
-        "rm", "-rf", "--one-file-system", "--", str(root), stderr=asyncio.subprocess.PIPE
-    )
-    _, said = await remove.communicate()
-    if remove.returncode != 0:
-        raise Unreachable(f"could not remove {root}: {said[:500].decode(errors='replace')}")

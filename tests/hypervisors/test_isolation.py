@@ -91,6 +91,7 @@ async def test_a_goal_runs_as_a_user_of_the_host_that_owns_nothing_else(stack: S
         stack.base.spec("touch mine; sleep 30", stack.server.url),
         stack.base.spec("sleep 30", stack.server.url),
     )
+    assert (await stack.hypervisor.self_test()).ok
     sandbox = stack.hypervisor.sandbox
     assert sandbox is not None
     uids = {sandbox.host_uid(first.machine_id), sandbox.host_uid(second.machine_id)}
