@@ -44,7 +44,7 @@ On the health port of every service that runs alone (`AUTOVIBE_HEALTH_PORT`): `/
 `/readyz` (all parts are well, else 503 and which is not; answered within {HEALTH_TIMEOUT_S:g} s), `/metrics`.
 
 The checkpointer (port 8001) exchanges chunks below `{PREFIX}`: any good key may read, operators and admins may write.
-`autovibe project create --from`, `run --file` and `checkpoint export` use it; `snapshots/endpoint.py` says how.
+`project create --from`, `run --file` and `checkpoint export` use it; `snapshots/endpoint.py` says how.
 """
 
 
