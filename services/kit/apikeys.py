@@ -29,12 +29,12 @@ class Principal:
 
     role: Role
     projects: tuple[str, ...]
-    """Slugs it may see; empty: all."""
+    """Slugs it may see; empty: all for an admin, none for anybody else."""
     name: str
     credential_id: str
 
     def may_see(self, project: str) -> bool:
-        return not self.projects or project in self.projects
+        return project in self.projects or (self.role is Role.ADMIN and not self.projects)
 
     @property
     def may_write(self) -> bool:

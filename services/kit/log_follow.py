@@ -21,7 +21,8 @@ SILENCE_MAX_S = 3.0
 """Without a message or heartbeat for this long the consumer is taken for lost."""
 PULL_EXPIRES_S = 30.0
 INACTIVE_S = 30.0
-RETRY_PAUSE_S = 0.1
+RETRY_PAUSE_MIN_S = 0.1
+RETRY_PAUSE_MAX_S = 2.0
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("log")
 
@@ -48,13 +49,16 @@ class Follower:
 
     async def batches(self, *, stop_at_end: bool = False) -> AsyncGenerator[list[RawMessage]]:
         """Yield what has arrived, oldest first, at most `batch` at a time; for ever, or until the present end."""
+        pause_s = RETRY_PAUSE_MIN_S
         while True:
             try:
                 async for messages in self._one_consumer(stop_at_end=stop_at_end):
                     yield messages
+                    pause_s = RETRY_PAUSE_MIN_S
             except (ConsumerLost, Transient) as reason:
                 _log.info("follow.interrupted", stream=self._stream, position=self._after, reason=str(reason))
-                await asyncio.sleep(RETRY_PAUSE_S)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, RETRY_PAUSE_MAX_S)
             else:
                 return
 
