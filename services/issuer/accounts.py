@@ -26,6 +26,7 @@ _DISCOVERY = ("$SRV.PING", "$SRV.PING.>", "$SRV.INFO", "$SRV.INFO.>")
 """`nats service ls` and `info`. STATS are not for clients: they count what others do."""
 _LOG_API = "$JS.API.STREAM"
 _INBOX = "_INBOX.>"
+_CREDENTIALS = "ask._hub.credential.>"
 
 
 def hub_jwt(operator: Key, hub: str, *, at: datetime) -> str:
@@ -117,8 +118,14 @@ def client_permissions(slug: str, role: Role) -> Permissions:
 
 
 def operator_permissions(role: Role) -> Permissions:
+    """An admin alone makes credentials, and they come to its inbox: so that inbox is nobody else's.
+
+    The others have one of their own: their client needs the inbox prefix `_INBOX_viewer` or `_INBOX_operator`.
+    """
+    inbox = _INBOX if role is Role.ADMIN else f"_INBOX_{role}.>"
     door = _DISCOVERY if role is Role.VIEWER else ("$SRV.>", "in.>", "ask.>")
-    return Permissions(door, (_INBOX, "av.>", "live.>", "rejected.>"))
+    deny = () if role is Role.ADMIN else (_CREDENTIALS,)
+    return Permissions(door, (inbox, "av.>", "live.>", "rejected.>"), deny)
 
 
 def service_permissions() -> Permissions:
