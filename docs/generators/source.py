@@ -1,6 +1,7 @@
 """What only the source text tells: docstrings of attributes, calls with their literal arguments."""
 
 import ast
+import functools
 import inspect
 import itertools
 import textwrap
@@ -23,14 +24,20 @@ def calls(folders: tuple[str, ...], names: frozenset[str]) -> Iterator[tuple[Pat
     """Return every call of one of these names below the folders: file, name, call; in a fixed order."""
     for folder in folders:
         for file in sorted((ROOT / folder).rglob("*.py")):
-            for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
-                    yield file.relative_to(ROOT), node.func.id, node
+            for name, node in _calls_in(file):
+                if name in names:
+                    yield file.relative_to(ROOT), name, node
 
 
 def literal(node: ast.expr | None) -> str:
     """Return the text that a node is, or nothing where it is made at run time."""
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+@functools.cache
+def _calls_in(file: Path) -> tuple[tuple[str, ast.Call], ...]:
+    nodes = ast.walk(ast.parse(file.read_text("utf-8")))
+    return tuple((one.func.id, one) for one in nodes if isinstance(one, ast.Call) and isinstance(one.func, ast.Name))
 
 
 def _docs_in(node: ast.stmt) -> dict[str, str]:

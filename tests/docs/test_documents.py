@@ -23,6 +23,7 @@ HOSTS = frozenset(
     {"127.0.0.1", "localhost", "nats", "github.com", "keepachangelog.com", "nats.example", "db.example", "docs.rs"}
 )
 DOCUMENTS = documents()
+PROGRAM = typer.main.get_command(app)
 
 
 def parse(line: str, *, whole: bool = True) -> None:
@@ -31,7 +32,7 @@ def parse(line: str, *, whole: bool = True) -> None:
     Raises:
         ClickException: It would be refused; what only lacks arguments is not, unless it is shown whole.
     """
-    command, rest = typer.main.get_command(app), words(line)[1:]
+    command, rest = PROGRAM, words(line)[1:]
     while isinstance(command, TyperGroup):
         name = rest.pop(0) if rest else ""
         if not name and not whole:
