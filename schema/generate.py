@@ -39,31 +39,9 @@ def event_schema(event: type[Event]) -> dict[str, Json]:
 
 
 def model_schema(model: type[BaseModel]) -> dict[str, Json]:
-    """Return a model's schema; amounts are decimal strings, which pydantic itself cannot say."""
     schema: dict[str, Json] = model.model_json_schema()
-    _say_decimals(schema)
     schema["description"] = inspect.cleandoc(model.__doc__ or "")
     return schema
-
-
-def _say_decimals(schema: Json) -> None:
-    match schema:
-        case {"type": "string", "decimal_places": int(places)}:
-            most = schema.pop("le", None)
-            for keyword in ("decimal_places", "max_digits", "ge"):
-                schema.pop(keyword, None)
-            decimals = rf"(\.[0-9]{{1,{places}}})?"
-            schema["pattern"] = (
-                rf"^[0-9]{{1,11}}{decimals}$" if most is None else rf"^(0{decimals}|1(\.0{{1,{places}}})?)$"
-            )
-        case dict():
-            for value in schema.values():
-                _say_decimals(value)
-        case list():
-            for value in schema:
-                _say_decimals(value)
-        case _:
-            pass
 
 
 def documents() -> Mapping[Path, str]:
