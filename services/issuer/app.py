@@ -109,13 +109,16 @@ class Issuer:
         return [self._register.apply(recorded.envelope.address, recorded.event) for recorded in batch]
 
     async def _settle(self) -> None:
-        """Push what is owed, until it is taken."""
+        """Push what is owed, until it is taken; what cannot be pushed holds up nobody else and is tried again later."""
         while True:
-            owed = sorted(self._pusher.owed)[:PUSHES_AT_ONCE]
-            results = await asyncio.gather(*map(self._pusher.push, owed), return_exceptions=True)
-            failures = [str(result) for result in results if isinstance(result, PushFailed)]
+            owed = sorted(self._pusher.owed)
+            failures: list[Exception] = []
+            for at in range(0, len(owed), PUSHES_AT_ONCE):
+                pushes = map(self._pusher.push, owed[at : at + PUSHES_AT_ONCE])
+                results = await asyncio.gather(*pushes, return_exceptions=True)
+                failures += [result for result in results if isinstance(result, Exception)]
             if failures:
-                _log.warning("accounts.not_taken", accounts=len(failures), reason=failures[0])
+                _log.warning("accounts.not_taken", accounts=len(failures), reason=_worst(failures))
             if failures or not owed:
                 self._register.forget_expired(fresh.now())
                 await asyncio.sleep(self._settings.push_retry_s)
@@ -158,3 +161,8 @@ async def _ended(task: asyncio.Task[None]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
+
+
+def _worst(failures: list[Exception]) -> str:
+    """Return what went wrong; an error of ours, like a damaged key, before a server that is away."""
+    return repr(min(failures, key=lambda failure: isinstance(failure, PushFailed)))
