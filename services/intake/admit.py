@@ -68,7 +68,9 @@ class Admission:
         raise Transient(f"{request.address} moved on {CONFLICTS_MAX} times while it was asked for")
 
     async def _once(self, request: Request, event_id: UUID, cause: Cause) -> Admitted | Problem:
-        last, facts = await asyncio.gather(self._log.reader.last(request.address.filter()), self._facts(request))
+        # The seq first: what is judged may be newer than what the append expects, which is a conflict, never older.
+        last = await self._log.reader.last(request.address.filter())
+        facts = await self._facts(request)
         seq = last.seq if last else 0
         if last and (prior := await self._prior(request, event_id)):
             if prior.event != request.event:

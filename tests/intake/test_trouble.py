@@ -8,11 +8,13 @@ import pytest
 from nats.errors import Error as NatsError
 
 from cli.stack.nats import EmbeddedNats
+from events.address import project
 from schema.streams import Sizes
 from services.intake import asked
 from services.intake.app import IntakeSettings, create_app
 from services.kit import topology
 from services.kit.bus import Bus
+from services.kit.message import RawMessage
 from services.kit.settings import BusSettings
 from tests.harness import eventually
 from tests.intake.conftest import GOAL, Knocker, a_machine, given_project
@@ -101,3 +103,35 @@ async def _start_again(server: EmbeddedNats, port: int) -> None:
     """On the port that clients know."""
     object.__setattr__(server.config, "port", port)
     await server.start()
+
+
+async def test_two_doors_cannot_both_create_a_project(
+    nats_server: EmbeddedNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is judged must not be older than the seq that the append expects, or another door's event is overlooked."""
+    async with (
+        Bus.connect(BusSettings(nats_url=nats_server.url), name="one") as bus,
+        Bus.connect(BusSettings(nats_url=nats_server.url), name="two") as other,
+    ):
+        await topology.apply(bus)
+        last = bus.log.reader.last
+        first = True
+
+        async def slow(subject_filter: str) -> RawMessage | None:
+            nonlocal first
+            if first:
+                first = False
+                while not (await bus.log.load(project("webshop"))).seq:
+                    await asyncio.sleep(0.02)
+            return await last(subject_filter)
+
+        async with create_app(bus, IntakeSettings(nats_url=nats_server.url)):
+            monkeypatch.setattr(bus.log.reader, "last", slow)
+            asking = asyncio.ensure_future(
+                Knocker(bus.nc, bus).ask("webshop.project.webshop.ProjectCreated", {"description": "mine"})
+            )
+            await eventually(lambda: not first)
+            await bus.log.end()  # what was read beside it has been answered
+            await given_project(other, "webshop")
+            assert (await asking).code == "409"
+            assert len(await Knocker(bus.nc, bus).of("ProjectCreated")) == 1
