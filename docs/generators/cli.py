@@ -25,6 +25,14 @@ MEANING = {
     Exit.INTERRUPTED: "Ctrl-C, or the machine was stopped by somebody.",
 }
 
+_UNSAID = {
+    "processes": "How many processes and threads at once.",
+    "project": "Only of this project.",
+    "description": "For humans.",
+    "reason": "Why; stands in the log.",
+}
+"""Where the option says nothing."""
+
 _INTRODUCTION = """
 Every command takes `--help`, and all but `demo` take `--json`: one JSON document, or one a line where there are
 several. Colours are left out when the output is no terminal, or `NO_COLOR` is set. Ids may be shortened to any prefix
@@ -123,7 +131,7 @@ def _default(option: TyperOption) -> str:
 
 def _described(option: TyperOption) -> str:
     words = _words(option)
-    text = option.help or ""
+    text = option.help or _UNSAID[str(option.name)]
     if option.multiple:
         text += " May be given several times."
     return f"{text} One of {', '.join(code(word) for word in words)}." if words else text

@@ -14,7 +14,7 @@ from services.checkpointer.settings import CheckpointerSettings
 from services.hub.settings import HubSettings
 from services.intake.settings import IntakeSettings
 from services.issuer.settings import IssuerSettings
-from services.kit.settings import PREFIX, DatabaseSettings, ServiceSettings
+from services.kit.settings import PREFIX, BusSettings, DatabaseSettings, ServiceSettings, Settings, TopologySettings
 from services.projector.settings import ProjectorSettings
 from services.query.settings import QuerySettings
 from services.spawner.__main__ import LocalSpawnerSettings
@@ -34,6 +34,46 @@ _UNITS = {
     "_port": "port", "_s_max": "s", "_bytes_max": "bytes",
 }  # fmt: skip
 _SECRET = frozenset({"database_url"})
+
+_UNSAID = {
+    "AUTOVIBE_CLIENT_TTL_MAX_S": "The longest that a client's credentials or an API key may be asked for.",
+    "AUTOVIBE_CLIENT_TTL_S": "How long they live where nobody says.",
+    "AUTOVIBE_COMMAND_TIMEOUT_S": "How long an agent may take to answer a command.",
+    "AUTOVIBE_DATABASE_CONNECTIONS_MAX": "Connections of this service at once.",
+    "AUTOVIBE_DATABASE_URL": "A PostgreSQL URL or connection string, with the role that the service needs.",
+    "AUTOVIBE_DOOR_BURST": "Knocks of one project that are let in at once.",
+    "AUTOVIBE_HEALTH_HOST": "The address of the health port.",
+    "AUTOVIBE_KEEP_DAILY": "The newest checkpoint of each of so many days.",
+    "AUTOVIBE_KEEP_HOURLY": "The newest checkpoint of each of so many hours.",
+    "AUTOVIBE_KEEP_LAST": "So many of a project's newest checkpoints.",
+    "AUTOVIBE_KEEP_MONTHLY": "The newest checkpoint of each of so many months.",
+    "AUTOVIBE_KEEP_WEEKLY": "The newest checkpoint of each of so many weeks.",
+    "AUTOVIBE_LOG_LEVEL": "What is logged: this and what is more urgent.",
+    "AUTOVIBE_LOOK_S": "How often what is due is looked for.",
+    "AUTOVIBE_MACHINES_PATH": "Directory of the sandboxes; used when this service runs alone.",
+    "AUTOVIBE_NATS_CONNECT_DEADLINE_S": "How long a server is looked for at start.",
+    "AUTOVIBE_NATS_CREDS": "Creds file in the account HUB; without it the server must let everybody in.",
+    "AUTOVIBE_QUERY_DOOR_DEADLINE_S": "How long the door may take to answer a command.",
+    "AUTOVIBE_QUERY_HOST": "The address that HTTP is answered on.",
+    "AUTOVIBE_QUERY_STATEMENT_TIMEOUT_MS": "How long one read of the database may take.",
+    "AUTOVIBE_QUERY_STREAMS_MAX": "Streams of events and output at once.",
+    "AUTOVIBE_QUERY_STREAMS_PER_KEY_MAX": "Streams of one API key at once.",
+    "AUTOVIBE_BEAT_MISSED_S": "Contact is lost when no heartbeat came for so long.",
+    "AUTOVIBE_REPORTS_AT_ONCE": "Reports of agents handled at once.",
+    "AUTOVIBE_RETENTION_EVERY_S": "How often the keep rules are applied.",
+    "AUTOVIBE_RETRY_MAX_S": "The longest pause before a step is tried again.",
+    "AUTOVIBE_RETRY_MIN_S": "The first pause before a step is tried again.",
+    "AUTOVIBE_STORE_HOST": "The address that chunks are exchanged on.",
+    "AUTOVIBE_VERIFY": "Whether checkpoints are restored and compared in the background.",
+    "AUTOVIBE_LOG_BYTES": "What the stream LOG may hold; it may grow, never shrink below what it holds.",
+    "AUTOVIBE_IN_BYTES": "What IN may hold.",
+    "AUTOVIBE_TIMERS_BYTES": "What TIMERS may hold.",
+    "AUTOVIBE_OUTPUT_BYTES": "What OUTPUT may hold; the oldest goes first.",
+    "AUTOVIBE_REJECTED_BYTES": "What REJECTED may hold; the oldest goes first.",
+    "AUTOVIBE_DEAD_BYTES": "What DEAD may hold.",
+    "AUTOVIBE_NATS_REPLICAS": "Copies of each stream in a cluster of servers.",
+}
+"""Where the class says nothing; a docstring there wins."""
 
 CLIENT: tuple[tuple[str, str, str], ...] = (
     ("AUTOVIBE_CONTEXT", "~/.config/autovibe/client.json", "Another context file, e.g. that of another hub."),
@@ -76,6 +116,7 @@ def text() -> str:
     shared = _fields(ServiceSettings)
     database = _fields(DatabaseSettings)
     parts = ["## Every service", _table(shared), "## Services with a database (projector, query)", _table(database)]
+    parts += ["## Streams", _STREAMS, _table(topology())]
     for name, cls in SERVICES.items():
         own = own_settings(cls)
         parts += [f"## {name}", cls.__doc__ or "", _table(own) if own else "Nothing of its own."]
@@ -83,6 +124,10 @@ def text() -> str:
     return page("Settings", "the settings classes of `services/`", _INTRODUCTION, *parts)
 
 
+_STREAMS = """
+Read by `autovibe migrate` and `autovibe dev`, which make the streams. Together they must stay below the server's
+`max_file_store`, which reserves them.
+"""
 _CLIENT = """
 The commands read the context file that `autovibe dev` writes when it is ready; the environment wins over it.
 `NO_COLOR` switches colours off, `XDG_CONFIG_HOME` moves `~/.config`. `AUTOVIBE_LOG_LEVEL` says how much `autovibe dev`
@@ -99,6 +144,7 @@ def environment() -> str:
     ]
     seen: set[str] = set()
     sections = {"Every service": _fields(ServiceSettings), "Projector and query": _fields(DatabaseSettings)}
+    sections["Streams"] = topology()
     sections |= {f"{name}": own_settings(cls) for name, cls in SERVICES.items()}
     for title, settings in sections.items():
         lines += ["", f"## {title}"]
@@ -114,8 +160,8 @@ def environment() -> str:
 
 def every_name() -> set[str]:
     """Return every name that a service or the command line reads."""
-    classes: list[type[ServiceSettings | DatabaseSettings]] = [ServiceSettings, DatabaseSettings]
-    found = {name for cls in (*classes, *SERVICES.values()) for one in _fields(cls) for name in one.names}
+    classes: list[type[Settings]] = [ServiceSettings, DatabaseSettings, TopologySettings, *SERVICES.values()]
+    found = {name for cls in classes for one in _fields(cls) for name in one.names}
     return found | {name for name, _, _ in CLIENT}
 
 
@@ -125,11 +171,19 @@ def own_settings(cls: type[ServiceSettings]) -> list[Setting]:
     return list(_settings(cls, {name: field for name, field in cls.model_fields.items() if name not in shared}))
 
 
-def _fields(cls: type[ServiceSettings] | type[DatabaseSettings]) -> list[Setting]:
+def topology() -> list[Setting]:
+    """Return what only the making of streams reads."""
+    own = set(TopologySettings.model_fields) - set(BusSettings.model_fields) - {"nats_system_creds"}
+    return list(
+        _settings(TopologySettings, {name: it for name, it in TopologySettings.model_fields.items() if name in own})
+    )
+
+
+def _fields(cls: type[Settings]) -> list[Setting]:
     return list(_settings(cls, cls.model_fields))
 
 
-def _settings(cls: type[ServiceSettings] | type[DatabaseSettings], fields: dict[str, FieldInfo]) -> Iterator[Setting]:
+def _settings(cls: type[Settings], fields: dict[str, FieldInfo]) -> Iterator[Setting]:
     docs = attribute_docs(cls)
     for name, field in fields.items():
         yield Setting(
@@ -137,7 +191,7 @@ def _settings(cls: type[ServiceSettings] | type[DatabaseSettings], fields: dict[
             default=_default(field),
             unit=next((unit for end, unit in sorted(_UNITS.items(), key=_longest) if name.endswith(end)), ""),
             bounds=", ".join(_bounds(field)),
-            about=docs.get(name, ""),
+            about=docs.get(name) or _UNSAID.get(_names(name, field)[0], ""),
             secret=name in _SECRET or not field.repr,
         )
 

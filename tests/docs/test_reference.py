@@ -93,6 +93,11 @@ def test_what_the_command_line_reads_from_the_environment_is_documented() -> Non
     assert {name.removesuffix("_FILE") for name in read} <= settings.every_name()
 
 
+def test_every_setting_says_what_it_is() -> None:
+    silent = re.findall(r"^\| (`AUTOVIBE_\w+`).*\|\s*\|$", (REFERENCE / "settings.md").read_text(), re.MULTILINE)
+    assert silent == []
+
+
 def test_every_setting_is_in_the_example_once() -> None:
     names = re.findall(r"^#? ?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
     usual = {name for name in settings.every_name() if not name.startswith("AUTOVIBE_")}
