@@ -20,6 +20,8 @@ class Places:
     """As whoever may make roles; for migrations only."""
     database_reader_url: str
     store: Path
+    scratch: Path
+    """Where checkpoints are restored to be compared; emptied at every start."""
     machines: Path
     host: str
     http_port: int

@@ -1,5 +1,6 @@
 """Every service as tasks of this process, each on a connection of its own, in the order in which they need each other."""
 
+import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -37,6 +38,7 @@ async def running(places: Places) -> AsyncGenerator[list[Service]]:
         CliError: Machines cannot be isolated on this host.
     """
     async with AsyncExitStack() as stack:
+        _renew_scratch(places)
         hypervisor = await _hypervisor(stack, places)
         started: list[Service] = []
         for name, make in (await _services(stack, places, hypervisor)).items():
@@ -65,7 +67,11 @@ async def _services(stack: AsyncExitStack, places: Places, hypervisor: Hyperviso
         "checkpointer": lambda bus: checkpointer.create_app(
             bus,
             checkpointer.CheckpointerSettings(
-                store_path=places.store, store_host=places.host, store_port=places.store_port, **_common(places)
+                store_path=places.store,
+                store_host=places.host,
+                store_port=places.store_port,
+                scratch=places.scratch,
+                **_common(places),
             ),
             store,
         ),
@@ -110,6 +116,15 @@ def _common(places: Places) -> _Common:
 
 def _bus(places: Places, name: str) -> AbstractAsyncContextManager[Bus]:
     return Bus.connect(BusSettings(**_common(places)), name=name)
+
+
+def _renew_scratch(places: Places) -> None:
+    """Begin with an empty scratch; what a verification that was stopped left there is removed with ended machines."""
+    trash = places.machines / "trash"
+    trash.mkdir(mode=0o700, exist_ok=True)
+    if places.scratch.exists():
+        places.scratch.rename(trash / uuid.uuid4().hex)
+    places.scratch.mkdir(mode=0o700)
 
 
 async def _hypervisor(stack: AsyncExitStack, places: Places) -> Hypervisor:

@@ -95,6 +95,7 @@ async def _servers(stack: AsyncExitStack, options: StackOptions) -> Places:
         database_admin_url=database_url,
         database_reader_url=_as_role(database_url, migrations.READER, embedded=options.database_url is None),
         store=options.data / "store",
+        scratch=options.data / "scratch",
         machines=options.data,
         host=options.host,
         http_port=_port(options.host, options.http_port, "--port"),

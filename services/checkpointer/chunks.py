@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from services.checkpointer.stoppable import StoppableStore
 from snapshots.capture import capture
 from snapshots.errors import Corrupt, HostileManifest
 from snapshots.port import ChunkStore, SweepReport
@@ -47,13 +48,15 @@ class Chunks:
     """Close it after use: it has threads."""
 
     def __init__(self, store: ChunkStore, threads: int, scratch: Path | None = None) -> None:
-        self._store = store
+        self._store = StoppableStore(store)
         self._scratch = scratch
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="checkpointer")
         self._known: set[bytes] = set()
         self._generation = ""
 
     def close(self) -> None:
+        """End soon what is still at work: restoring a large snapshot to compare it takes minutes."""
+        self._store.stop()
         self._pool.shutdown(cancel_futures=True)
 
     async def held(self, snapshot: str) -> Held:
@@ -127,7 +130,8 @@ class Chunks:
         except (Corrupt, HostileManifest) as error:
             return Verdict(0, _since_ms(started), str(error))
         finally:
-            _remove(directory)
+            if self._scratch is None or not self._store.is_stopped:
+                _remove(directory)
         return Verdict(found.chunks, _since_ms(started), problem)
 
 
