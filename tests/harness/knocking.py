@@ -53,12 +53,10 @@ class Knocks:
     async def connected(self) -> Client:
         """Return a connection to the hub as it runs now: a hub that was started again may be on another port."""
         client = self._client
-        if (
-            client is not None
-            and client.is_connected
-            and str(client.connected_url.geturl()) == self.hub.context.nats_url
-        ):
-            return client
+        if client is not None and client.is_connected:
+            url = client.connected_url
+            if url is not None and url.geturl() == self.hub.context.nats_url:
+                return client
         await self.close()
         self._client = await nats.connect(
             self.hub.context.nats_url,
