@@ -78,22 +78,23 @@ async def _run(
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop.set)
-    started: list[Service] = []
+    started: list[tuple[Bus, Service]] = []
 
     async def health() -> Health:
         if not started:
             return Health((Part(name, ok=False, detail="starting"),))
-        return await started[0].health()
+        bus, service = started[0]
+        return bus.health() + await service.health()
 
     def metrics() -> bytes:
-        return (started[0].metrics if started else Metrics(name)).text()
+        return (started[0][1].metrics if started else Metrics(name)).text()
 
     async with (
         serve_health(settings.health_host, settings.health_port, health, metrics) as port,
         Bus.connect(settings, name=f"autovibe {name}") as bus,
         make(bus, settings) as service,
     ):
-        started.append(service)
+        started.append((bus, service))
         log.info("service.started", name=name, health_port=port)
         await stop.wait()
         log.info("service.stopping", name=name)

@@ -47,6 +47,8 @@ PAUSE_MAX_S = 30.0
 BURIAL_PAUSE_S = 10.0
 PROGRESS_EVERY_S = 10.0
 STALLED_S = 60.0
+AT_WORK_MAX_S = 600.0
+"""A handler that takes longer hangs: the longest there are wait for a capture (300 s) or a restore."""
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("reactor")
 
 
@@ -148,7 +150,8 @@ class Reactors:
     async def health(self) -> Health:
         """Say for each durable how far behind it is and whether it moves.
 
-        A durable that was deleted, or has work but made no progress for `STALLED_S`, is not well.
+        A durable that was deleted, or has work that nobody took for `STALLED_S`, or a handler that is at work for
+        longer than `AT_WORK_MAX_S`, is not well.
         """
         return Health(tuple([await self._part(reactor) for reactor in self._reactors]))
 
@@ -192,19 +195,19 @@ class Reactors:
         stalled = lag > 0 and reactor.running == 0 and still_s > STALLED_S
         delivered = integer(mapping(info["delivered"])["stream_seq"])
         detail = f"seq {delivered}, {lag} behind, {waiting} unacknowledged, {reactor.running} at work"
-        return Part(name, ok=not stalled, detail=detail + (f", stalled for {still_s:.0f} s" if stalled else ""))
+        detail += f", stalled for {still_s:.0f} s" if stalled else ""
+        at_work_s = reactor.at_work_s(time.monotonic())
+        hangs = at_work_s > AT_WORK_MAX_S
+        detail += f", one hangs since {at_work_s:.0f} s" if hangs else ""
+        return Part(name, ok=not stalled and not hangs, detail=detail)
 
     def _consumer(self, reactor: Reactor) -> Callable[[NatsMessage], Awaitable[None]]:
         async def consume(message: NatsMessage) -> None:
             raw = message.raw_message
             stored = stored_message(raw)
             async with reactor.locks.hold(aggregate_of(stored.subject)):
-                reactor.running += 1
-                try:
+                with reactor.at_work():
                     await self._deliver(reactor, raw, stored)
-                finally:
-                    reactor.running -= 1
-                    reactor.progressed_at = time.monotonic()
 
         return consume
 

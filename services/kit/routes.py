@@ -2,8 +2,10 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Generic, TypeVar
 
 from nats.aio.msg import Msg
@@ -51,8 +53,28 @@ class Reactor:
     routes: list[Route[Any]] = field(default_factory=list[Route[Any]])
     locks: KeyedLocks[str] = field(default_factory=KeyedLocks[str])
     failures: OrderedDict[int, int] = field(default_factory=OrderedDict[int, int])
-    running: int = 0
     progressed_at: float = field(default_factory=time.monotonic)
+    _began: dict[int, float] = field(default_factory=dict[int, float])
+    _turns: "count[int]" = field(default_factory=count)
+
+    @property
+    def running(self) -> int:
+        """How many handlers are at work."""
+        return len(self._began)
+
+    def at_work_s(self, now: float) -> float:
+        """Return for how long the oldest handler has been at work; 0: none is."""
+        return now - min(self._began.values(), default=now)
+
+    @contextmanager
+    def at_work(self) -> Generator[None]:
+        turn = next(self._turns)
+        self._began[turn] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._began[turn]
+            self.progressed_at = time.monotonic()
 
     async def handle(self, stored: RawMessage) -> None:
         """Give a message to the first handler that takes it; what nobody takes is done."""

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import cast
 from uuid import UUID
 
@@ -15,8 +16,10 @@ from structlog.contextvars import get_contextvars
 from cli.stack.nats import EmbeddedNats
 from events import address, fresh
 from events.agent import AgentRegistered
+from events.budget import BudgetRequested
 from events.envelope import Cause, Recorded
 from events.project import ProjectCreated
+from events.words import Unit
 from schema.streams import DEAD, IN, ISSUER, LOG, Json
 from services.kit import dead, topology
 from services.kit.bus import Bus
@@ -202,21 +205,22 @@ async def test_hostile_subjects_reach_a_raw_handler_escaped(bus: Bus) -> None:
 
 
 async def test_handlers_share_a_durable_by_subject(bus: Bus) -> None:
-    reactors = Reactors(bus, "checkpointer")
+    reactors = Reactors(bus, "budget")
     heard: list[str] = []
 
-    @reactors.on(stream=LOG, durable="checkpointer", subjects=[CREATED])
-    async def on_created(_: Recorded) -> None:
-        heard.append("created")
+    @reactors.on(stream=LOG, durable="budget", subjects=["av.*.machine.*.MachineRequested"])
+    async def on_machine(_: Recorded) -> None:
+        heard.append("machine")
 
-    @reactors.on(stream=LOG, durable="checkpointer", subjects=["av.*.checkpoint.*.CheckpointRequested"])
-    async def on_requested(_: Recorded) -> None:
-        heard.append("requested")
+    @reactors.on(stream=LOG, durable="budget", subjects=["av.*.budget.*.BudgetRequested"])
+    async def on_budget(_: Recorded) -> None:
+        heard.append("budget")
 
     async with reactors.running():
-        await create(bus, "p")
-        await eventually(lambda: acknowledged(bus, "checkpointer"))
-    assert heard == ["created"]
+        asked = BudgetRequested(amount=Decimal(1), unit=Unit.CAD)
+        await bus.log.append(Write(address.budget("p", "p"), 0, (asked,)), cause=CAUSE)
+        await eventually(lambda: acknowledged(bus, "budget"))
+    assert heard == ["budget"]
 
 
 async def test_several_are_handled_at_once_but_never_two_of_one_aggregate(bus: Bus) -> None:
@@ -361,3 +365,25 @@ def test_a_filter_covers_another_when_it_names_all_its_subjects(
     subjects = {token.replace("*", letter) for token in [inner] for letter in "ac"}
     examples = {subject.replace(">", tail) for subject in subjects for tail in ("a", "c.c")}
     assert covers(outer, inner) == all(covers(outer, example) for example in examples)
+
+
+async def test_health_notices_a_handler_that_hangs(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells the server for ever that it is at work, so nobody else ever gets the message, and nothing comes after it."""
+    reactors = Reactors(bus, "issuer")
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    @reactors.on(stream=LOG, durable="issuer", subjects=[CREATED])
+    async def on_created(_: Recorded) -> None:
+        begun.set()
+        await release.wait()
+
+    async with reactors.running():
+        await create(bus, "p")
+        async with asyncio.timeout(10):
+            await begun.wait()
+        assert (await reactors.health()).ok
+        monkeypatch.setattr("services.kit.reactor.AT_WORK_MAX_S", 0.0)
+        (part,) = (await reactors.health()).parts
+        assert not part.ok
+        assert "hangs" in part.detail
+        release.set()
