@@ -5,10 +5,11 @@ started ends with it, also by `kill -9`; whatever was acknowledged is in the dat
 """
 
 import asyncio
+import random
 import shutil
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,9 @@ from services.kit.settings import BusSettings, TopologySettings
 from services.kit.stuck import write_error
 
 DATABASE = "autovibe"
+PORT_MIN = 20_000
+"""Below are the ports that services are known by."""
+PORT_TRIES = 20
 FREE_BYTES_MIN = 64 * 1024 * 1024
 """With less a server that is started again would only fill the disk again."""
 
@@ -158,12 +162,24 @@ async def _prepare(places: Places) -> None:
             _log.info("topology.changed", what=line)
 
 
+def _below_outgoing() -> int:
+    """Return any port that the kernel gives to no outgoing connection.
+
+    What it gives for 0 is from their range, and was taken by one of them before the service listened on it.
+    """
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    return random.randrange(min(PORT_MIN, first - 1), first)  # noqa: S311  # spreads, guards nothing
+
+
 def _port(host: str, port: int, option: str) -> int:
     """Return the port, or a free one for 0.
 
     Raises:
         CliError: Somebody else listens there.
     """
+    for _ in range(PORT_TRIES if port == 0 else 0):
+        with suppress(CliError):
+            return _port(host, _below_outgoing(), option)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
