@@ -21,10 +21,10 @@ from events.address import Address
 from events.envelope import Cause, Recorded
 from events.records import Problem
 from events.words import MachineType
+from services.intake.said import Said
 from services.kit.errors import Conflict, IdReused, LogFull, Refused, Transient
 from services.kit.locks import KeyedLocks
 from services.kit.log import Log, Write
-from services.kit.message import decode
 from services.kit.repository import Repository
 
 CONFLICTS_MAX = 20
@@ -50,6 +50,7 @@ class Admission:
         self._projects = Repository(log, Project, project.evolve)
         self._machines = Repository(log, Thing, evolve_machine)
         self._checkpoints = Repository(log, Thing, evolve_checkpoint)
+        self._said = Said(log.reader)
         self._turns = KeyedLocks[Address]()
 
     async def admit(self, request: Request, event_id: UUID, cause: Cause) -> Admitted | Problem:
@@ -91,9 +92,10 @@ class Admission:
         return Admitted(appended.seq, event_id, duplicate=False)
 
     async def _prior(self, request: Request, event_id: UUID) -> Recorded | None:
-        """Find the id among what was said so before; only this type's events are read, not the whole history."""
-        said = await self._log.reader.read_filter(request.address.subject(request.event.type()), 0)
-        return next((found for message in said if (found := decode(message)).envelope.id == event_id), None)
+        """Find the id among what was said so before."""
+        subject = request.address.subject(request.event.type())
+        seq = await self._said.seq_of(subject, str(event_id))
+        return await self._log.event(seq) if seq is not None else None
 
     async def _facts(self, request: Request) -> "_Gathered":
         slug = request.address.project

@@ -135,3 +135,28 @@ async def test_two_doors_cannot_both_create_a_project(
             await given_project(other, "webshop")
             assert (await asking).code == "409"
             assert len(await Knocker(bus.nc, bus).of("ProjectCreated")) == 1
+
+
+async def test_a_long_history_does_not_make_the_door_slow(door: Knocker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether an id was used is asked at every knock; reading everything said so far each time is quadratic."""
+    await given_project(door.bus, "webshop")
+    reader, read = door.bus.log.reader, 0
+    read_filter = reader.read_filter
+
+    async def counted(subject_filter: str, after: int, limit: int | None = None) -> list[RawMessage]:
+        nonlocal read
+        messages = await read_filter(subject_filter, after, limit)
+        read += len(messages)
+        return messages
+
+    monkeypatch.setattr(reader, "read_filter", counted)
+    subject = "webshop.project.webshop.ProjectUpdated"
+    first = await door.ask(subject, {"description": "0"}, ce_id="first")
+    for number in range(40):
+        assert (await door.ask(subject, {"description": str(number)}, ce_id=str(number))).seq
+    assert read < 200
+    again = await door.ask(subject, {"description": "0"}, ce_id="first")
+    assert (again.seq, again.duplicate) == (first.seq, True)
+    other = await door.ask(subject, {"description": "other"}, ce_id="first")
+    assert other.problem
+    assert other.problem.code == "id_reused"
