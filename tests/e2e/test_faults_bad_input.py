@@ -120,19 +120,20 @@ async def test_a_checkpoint_of_another_project_does_not_exist(hub: RunningHub) -
 
 
 async def test_a_body_larger_than_the_protocol_allows_ends_only_the_connection_that_sent_it(hub: RunningHub) -> None:
-    errors: asyncio.Queue[str] = asyncio.Queue(100)
+    closed = asyncio.Event()
 
-    async def on_error(error: Exception) -> None:
-        errors.put_nowait(str(error).lower())
+    async def on_close() -> None:
+        closed.set()
 
     client = await nats.connect(
-        hub.context.nats_url, user_credentials=hub.context.creds, error_cb=on_error, allow_reconnect=False
+        hub.context.nats_url, user_credentials=hub.context.creds, closed_cb=on_close, allow_reconnect=False
     )
     try:
         # The line is enough: the server cuts the connection before the body, and with it in flight the error is lost.
         _write(client, f"PUB in.{MACHINE} 1100000\r\n".encode())
         async with asyncio.timeout(10):
-            assert "maximum payload violation" in await errors.get()
+            await closed.wait()
+        assert "maximum payload violation" in str(client.last_error).lower()
     finally:
         await client.close()
     async with knocking(hub) as knocks:
