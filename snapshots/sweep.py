@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from snapshots.chunks import HEADER
-from snapshots.errors import Transient
+from snapshots.errors import Corrupt, HostileManifest, MissingChunk, SnapshotError, Transient
 from snapshots.packs import Pack, sync_directory
 from snapshots.port import SweepReport
 from snapshots.trees import reachable
@@ -31,26 +31,57 @@ COMMITS_SEEN_MAX = 100
 class _Marks:
     """What is live: digests, and the roots they were reached from."""
 
-    def __init__(self, store: "DirectoryChunkStore") -> None:
-        self._store = store
+    def __init__(self, store: "DirectoryChunkStore", before: float) -> None:
+        self._store, self._before = store, before
+        self._followed: set[bytes] = set()
+        """Only a snapshot that was followed to its end may shorten the next."""
+        self._left: set[bytes] = set()
+        """What could be reached of damaged ones: evidence."""
         self.roots: set[bytes] = set()
-        self.digests: set[bytes] = set()
 
-    def add(self, roots: Collection[bytes]) -> None:
+    @property
+    def digests(self) -> set[bytes]:
+        return self._followed | self._left
+
+    def add_live(self, roots: Collection[bytes]) -> None:
+        """Mark what must stay. One that is damaged keeps what can be reached of it, and stops no sweep for ever.
+
+        Raises:
+            MissingChunk: One is not all there: this may be the wrong store, so nothing is removed.
+        """
         for root in roots:
-            found: set[bytes] = set()  # only a snapshot that was followed to its end may shorten the next
-            for digests in reachable(self._store, root, self.digests):
+            self._add(root, (HostileManifest, Corrupt), but=MissingChunk)
+
+    def add_committed(self) -> None:
+        """Mark what was committed of late; anybody who may upload may commit anything, also what is no snapshot."""
+        for root in self.unmarked():
+            self._add(root, (HostileManifest, Corrupt))
+
+    def unmarked(self) -> set[bytes]:
+        return self._store.index.roots(self._before) - self.roots
+
+    def _add(
+        self, root: bytes, passed: tuple[type[SnapshotError], ...], *, but: type[SnapshotError] | None = None
+    ) -> None:
+        found: set[bytes] = set()
+        try:
+            for digests in reachable(self._store, root, self._followed):
                 found |= digests
-            self.digests |= found
-            self.roots.add(root)
+        except passed as error:
+            if but is not None and isinstance(error, but):
+                raise
+            self._left |= found | {root}
+        else:
+            self._followed |= found
+        self.roots.add(root)
 
 
 def sweep_directory(store: "DirectoryChunkStore", live: Collection[bytes], grace_s: float) -> SweepReport:
     before = time.time() - grace_s
     store.compare_index()
-    marks = _Marks(store)
-    marks.add(live)
-    marks.add(store.index.roots(before) - marks.roots)
+    marks = _Marks(store, before)
+    marks.add_live(live)
+    marks.add_committed()
     dead, sparse, pack_bytes = _plan(store, marks.digests, before)
     rewritten = _rewrite(store, sparse, marks.digests) if sparse else None
     removed = dead | sparse
@@ -108,12 +139,12 @@ def _remove(
     """
     survivors = set(rewritten.rows) if rewritten else set[bytes]()
     for _ in range(COMMITS_SEEN_MAX):
-        marks.add(store.index.roots(before) - marks.roots)
+        marks.add_committed()
         needed = marks.digests - survivors
         kept = {pack_id for digest, pack_id, _ in store.index.chunks_by_pack() if digest in needed}
         removed -= kept
         with store.locked(), store.index.transaction(durable=True):
-            if store.index.roots(before) - marks.roots:
+            if marks.unmarked():
                 continue
             known = {pack.id: name for name, pack in store.index.packs().items()}
             names = [known[pack_id] for pack_id in removed if pack_id in known]

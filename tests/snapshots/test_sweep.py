@@ -177,3 +177,38 @@ def test_sweeping_beside_captures_never_takes_what_they_committed(tmp_path: Path
             out, _ = process.communicate(timeout=10)
             assert process.returncode == 0
             assert is_whole(store, out.decode().strip())
+
+
+def test_a_root_that_is_no_snapshot_does_not_stop_the_sweep(store: DirectoryChunkStore, source: Path) -> None:
+    """Whoever may upload may commit anything: it must not keep everybody's garbage for ever."""
+    write(source, {"file": os.urandom(10_000)})
+    capture({"workspace": source}, store)
+    (source / "file").unlink()
+    kept = capture({"workspace": source}, store)
+    age(store)
+    assert store.commit(b"\1" * 32, store.generation())
+    assert store.sweep([bytes.fromhex(kept.digest)], grace_s=60).freed_bytes > 0
+    assert verify(kept.digest, store).ok
+
+
+def test_a_live_snapshot_that_is_damaged_keeps_what_is_left_of_it_and_stops_no_sweep(
+    store: DirectoryChunkStore, source: Path
+) -> None:
+    """One flipped bit must not end all sweeping."""
+    write(source, {"below/file": os.urandom(10_000)})
+    damaged = capture({"workspace": source}, store)
+    (pack,) = store.packs_path.iterdir()
+    write(source, {"below/file": os.urandom(10_000)})
+    garbage = capture({"workspace": source}, store)
+    write(source, {"below/file": os.urandom(10_000)})
+    kept = capture({"workspace": source}, store)
+    content = bytearray(pack.read_bytes())
+    content[-40] ^= 0xFF  # in the manifest or a tree: what stands last in the first pack
+    pack.write_bytes(content)
+    age(store)
+    assert not verify(damaged.digest, store).ok
+    report = store.sweep([bytes.fromhex(damaged.digest), bytes.fromhex(kept.digest)], grace_s=60)
+    assert report.freed_bytes > 9_000
+    assert not store.missing([bytes.fromhex(damaged.digest)]), "what is left of a damaged snapshot is evidence"
+    assert verify(kept.digest, store).ok
+    assert not is_whole(store, garbage.digest)
