@@ -253,3 +253,22 @@ def test_restoring_small_files_costs_at_most_six_times_the_cpu_of_writing_them_p
         shutil.copytree(source, tmp_path / f"plain{attempt}")
         plain.append(time.process_time() - started)
     assert min(ours) < 6 * min(plain), (ours, plain)
+
+
+def test_a_hole_costs_no_more_disk_when_it_is_restored(
+    store: DirectoryChunkStore, source: Path, tmp_path: Path
+) -> None:
+    """A workspace counts by the blocks it takes: restored elsewhere it must not take a thousand times as many."""
+    with (source / "holes").open("wb") as file:
+        for at in range(0, 64 << 20, 1 << 20):
+            file.seek(at + 500_000)
+            file.write(b"x")
+        file.truncate(65 << 20)
+    with (source / "small").open("wb") as file:
+        file.truncate(900_000)
+    snapshot = capture({"workspace": source}, store)
+    restore(snapshot.digest, tmp_path / "out", store)
+    for name in ("holes", "small"):
+        there, here = (source / name).stat(), (tmp_path / "out/workspace" / name).stat()
+        assert here.st_blocks <= there.st_blocks + 8
+        assert (tmp_path / "out/workspace" / name).read_bytes() == (source / name).read_bytes()
