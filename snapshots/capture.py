@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_IFDIR, S_IFLNK, S_IFREG
 
-from snapshots.chunks import CHUNK_BYTES
 from snapshots.compare import count_changes
 from snapshots.errors import DeadlineExceeded, LimitExceeded, Refused, Swept, Transient
 from snapshots.port import ChunkStore, ChunkWriter
@@ -311,9 +310,7 @@ class _Capture:
         return None, stamp
 
     def _file(self, directory: _Directory, name: bytes, size: int) -> tuple[Entry | None, bytes]:
-        if size > CHUNK_BYTES:
-            self._check_time()
-        found = read_stable(name, directory.fd, self.ingest)
+        found = read_stable(name, directory.fd, self.ingest, check_time=self._check_time)
         if isinstance(found, Content):
             status = found.status
             self.read_bytes += status.st_size

@@ -59,7 +59,11 @@ class Ingest:
 
 
 def read_stable(
-    name: bytes, directory: int, ingest: Ingest, on_read: Callable[[int], None] | None = None
+    name: bytes,
+    directory: int,
+    ingest: Ingest,
+    on_read: Callable[[int], None] | None = None,
+    check_time: Callable[[], None] | None = None,
 ) -> Content | str | None:
     """Read a file between two equal stats.
 
@@ -68,6 +72,7 @@ def read_stable(
 
     Args:
         on_read: Called after each reading and before the second stat; where tests change the file.
+        check_time: Called between chunks of a large file; raises when it has taken long enough.
     Returns:
         The content; or why it cannot be had; or None when the file is gone.
     """
@@ -86,7 +91,7 @@ def read_stable(
             before, racy = _settled(fd)
             if not S_ISREG(before.st_mode):
                 return "changed its type while captured"
-            body, read_bytes = _read(fd, before.st_size, ingest)
+            body, read_bytes = _read(fd, before.st_size, ingest, check_time)
             if on_read is not None:
                 on_read(attempt)
             after = os.fstat(fd)
@@ -112,7 +117,7 @@ def _settled(fd: int) -> tuple[os.stat_result, bool]:
     return status, age_ns <= 0 or status.st_ctime_ns % 10**9 == 0
 
 
-def _read(fd: int, size: int, ingest: Ingest) -> tuple[bytes, int]:
+def _read(fd: int, size: int, ingest: Ingest, check_time: Callable[[], None] | None) -> tuple[bytes, int]:
     if size < CHUNK_BYTES:
         raw = os.read(fd, size + 1)
         if len(raw) == size:
@@ -121,6 +126,8 @@ def _read(fd: int, size: int, ingest: Ingest) -> tuple[bytes, int]:
     digests: list[bytes] = []
     read_bytes = 0
     while read_bytes <= size:  # a file that grows is read no further: the second stat tells
+        if check_time is not None:
+            check_time()
         raw = _read_full(fd)
         if not raw:
             break

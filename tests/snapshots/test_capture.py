@@ -298,3 +298,14 @@ def test_one_directory_of_twenty_thousand_files_is_cut_into_parts_that_a_change_
     assert second.stored_bytes < first.stored_bytes / 2
     restore(second.digest, tmp_path / "out", store)
     assert verify_restored(second.digest, {"workspace": tmp_path / "out/workspace"}, store).ok
+
+
+def test_one_file_that_takes_longer_than_the_deadline_is_not_read_to_its_end(
+    store: DirectoryChunkStore, source: Path
+) -> None:
+    with (source / "vast").open("wb") as file:
+        file.truncate(60 << 30)
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        capture({"workspace": source}, store, deadline_s=0.3)
+    assert time.monotonic() - started < 5
