@@ -52,14 +52,12 @@ def load() -> Context:
     return Context(
         url=os.environ.get("AUTOVIBE_URL", found.get("url", DEFAULT_URL)).rstrip("/"),
         store_url=os.environ.get("AUTOVIBE_STORE_URL", found.get("store_url", "")).rstrip("/"),
-        api_key=os.environ.get("AUTOVIBE_API_KEY") or _secret_file() or found.get("api_key", ""),
+        api_key=_secret("AUTOVIBE_API_KEY") or found.get("api_key", ""),
         nats_url=os.environ.get("AUTOVIBE_NATS_URL", found.get("nats_url", "")),
         creds=os.environ.get("AUTOVIBE_NATS_CREDS", found.get("creds", "")),
         data=found.get("data", ""),
         hub_creds=os.environ.get("AUTOVIBE_HUB_CREDS", found.get("hub_creds", "")),
-        database_url=os.environ.get("AUTOVIBE_DATABASE_URL")
-        or os.environ.get("DATABASE_URL")
-        or found.get("database_url", ""),
+        database_url=_secret("AUTOVIBE_DATABASE_URL") or _secret("DATABASE_URL") or found.get("database_url", ""),
     )
 
 
@@ -74,9 +72,17 @@ def save(context: Context, file: Path) -> None:
     draft.rename(file)
 
 
-def _secret_file() -> str:
-    path = os.environ.get("AUTOVIBE_API_KEY_FILE")
-    return Path(path).read_text(encoding="utf-8").strip() if path else ""
+def _secret(name: str) -> str:
+    """Return a secret from the environment, or from the file that `<name>_FILE` names."""
+    if value := os.environ.get(name):
+        return value
+    path = os.environ.get(f"{name}_FILE")
+    if not path:
+        return ""
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise CliError(Exit.USAGE, f"{name}_FILE names {path}, which cannot be read: {error.strerror}") from error
 
 
 def _from_file(file: Path, *, named: bool) -> dict[str, str]:

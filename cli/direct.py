@@ -21,9 +21,11 @@ async def hub_bus(context: Context, name: str) -> "AsyncGenerator[Bus]":
     """
     from services.kit.bus import Bus, BusSettings  # noqa: PLC0415  # nats only where it is used
     from services.kit.errors import Transient  # noqa: PLC0415
+    from services.kit.logging import configure  # noqa: PLC0415
 
     if not context.nats_url:
         raise CliError(Exit.USAGE, "where NATS is, is not known", remedy="set AUTOVIBE_NATS_URL and AUTOVIBE_HUB_CREDS")
+    configure("cli", level="error")
     settings = BusSettings(
         nats_url=context.nats_url,
         nats_creds=Path(context.hub_creds) if context.hub_creds else None,

@@ -15,6 +15,9 @@ from cli.framing import AsJson, framed, group
 from cli.hub import connect
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from schema.migrations import Migration
     from services.projector.rebuild import Report
 
 projector = group("projector", "The projector: how far the tables are, and making them anew from the log.")
@@ -70,30 +73,31 @@ def migrate(
 
 async def _migrate(*, check: bool) -> list[str]:
     from schema import migrations  # noqa: PLC0415  # psycopg and nats only where they are used
-    from services.kit import topology  # noqa: PLC0415
-    from services.kit.errors import Refused  # noqa: PLC0415
+    from services.kit import durable, topology  # noqa: PLC0415
+    from services.kit.errors import KitError  # noqa: PLC0415
     from services.kit.settings import TopologySettings  # noqa: PLC0415
 
     context = load()
-    wanted = TopologySettings()
-    shape = wanted.sizes(), wanted.nats_replicas
     url = database_url(context)
     async with hub_bus(context, "autovibe migrate") as bus:
+        settings = TopologySettings(nats_url=context.nats_url)
         try:
+            await durable.check(settings)
             if check:
-                await topology.check(bus, *shape)
-                waiting = await asyncio.to_thread(migrations.pending, url)
-                if waiting:
-                    raise CliError(
-                        Exit.FAILED,
-                        "not applied yet: " + ", ".join(f"{found.number:04} {found.title}" for found in waiting),
-                        remedy="autovibe migrate",
-                    )
+                await topology.check(bus, settings.sizes(), settings.nats_replicas)
+                _refuse_pending(await asyncio.to_thread(migrations.pending, url))
                 return []
             applied = await asyncio.to_thread(migrations.apply, url)
-            return [f"applied {found.number:04} {found.title}" for found in applied] + await topology.apply(bus, *shape)
-        except (Refused, migrations.MigrationError) as error:
+            done = [f"applied {found.number:04} {found.title}" for found in applied]
+            return done + await topology.apply(bus, settings.sizes(), settings.nats_replicas)
+        except (KitError, migrations.MigrationError) as error:
             raise CliError(Exit.FAILED, str(error)) from error
+
+
+def _refuse_pending(waiting: "Sequence[Migration]") -> None:
+    if waiting:
+        missing = ", ".join(f"{found.number:04} {found.title}" for found in waiting)
+        raise CliError(Exit.FAILED, f"not applied yet: {missing}", remedy="autovibe migrate")
 
 
 @framed

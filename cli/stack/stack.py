@@ -18,17 +18,21 @@ from psycopg.conninfo import make_conninfo
 
 from cli.context import Context
 from cli.exits import CliError, Exit
-from cli.stack import access, services
+from cli.stack import access, binaries, services
+from cli.stack.directory import DirectoryInUseError
 from cli.stack.nats import EmbeddedNats, NatsConfig, OperatorMode
 from cli.stack.places import Places
 from cli.stack.postgres import EmbeddedPostgres
+from cli.stack.process import ServerFailedError
 from cli.stack.supervision import keep_running
 from events.fresh import now
 from schema import migrations
+from schema.migrations import MigrationError
 from services.issuer.bootstrap import Prepared, prepare
-from services.issuer.keys import KeyStore
-from services.kit import topology
+from services.issuer.keys import KeyStore, UnsafeKeys
+from services.kit import durable, topology
 from services.kit.bus import Bus
+from services.kit.errors import Refused, Transient
 from services.kit.settings import BusSettings, TopologySettings
 from services.kit.stuck import write_error
 
@@ -68,12 +72,19 @@ async def running(options: StackOptions) -> AsyncGenerator[Context]:
     """Start everything in order, yield how to reach it, stop everything in the opposite order.
 
     Raises:
-        CliError: A port is taken, the sandbox is unsafe on this host, or a server did not come up.
+        CliError: A port is taken, the sandbox is unsafe on this host, a server did not come up or is not durable, or the
+            streams or tables there are not those of this version.
     """
     options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
-        places = await _servers(stack, options)
-        await _prepare(places)
+        try:
+            places = await _servers(stack, options)
+        except (ServerFailedError, DirectoryInUseError, binaries.BinaryMissingError, UnsafeKeys) as error:
+            raise CliError(Exit.FAILED, str(error)) from error
+        try:
+            await _prepare(places)
+        except (Refused, Transient, MigrationError) as error:
+            raise CliError(Exit.FAILED, str(error)) from error
         await stack.enter_async_context(services.running(places))
         context = await access.context(places, options.data)
         yield context
@@ -156,7 +167,10 @@ def _stores(monitor_url: str, data: Path) -> Callable[[], Awaitable[bool]]:
 async def _prepare(places: Places) -> None:
     """Bring tables and streams to what this version needs."""
     await asyncio.to_thread(migrations.apply, places.database_admin_url)
-    settings = TopologySettings(nats_url=places.nats_url, nats_creds=places.nats_creds)
+    settings = TopologySettings(
+        nats_url=places.nats_url, nats_creds=places.nats_creds, nats_system_creds=places.nats_system_creds
+    )
+    await durable.check(settings)
     async with Bus.connect(settings, name="migrate") as bus:
         for line in await topology.apply(bus, settings.sizes(), settings.nats_replicas):
             _log.info("topology.changed", what=line)

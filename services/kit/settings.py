@@ -86,8 +86,10 @@ class TopologySettings(BusSettings):
     rejected_bytes: int = Field(default=Sizes().rejected_bytes, gt=0)
     dead_bytes: int = Field(default=Sizes().dead_bytes, gt=0)
     nats_replicas: int = Field(default=1, ge=1, le=5)
-    nats_system_creds: Path | None = None
-    """Credentials of the system account."""
+    nats_system_creds: Path | None = Field(
+        default=None, validation_alias=AliasChoices("AUTOVIBE_NATS_SYSTEM_CREDS", "NATS_SYSTEM_CREDS")
+    )
+    """Credentials of the system account: through it the server is asked whether it is durable."""
 
     def sizes(self) -> Sizes:
         return Sizes(

@@ -126,6 +126,7 @@ async def test_metrics_count_answers_by_route_and_machines_that_live(world: Worl
     text = (await world.client().get("/metrics")).body.decode()
     assert 'autovibe_api_duration_seconds_count{method="GET",route="/api/v1/machines/{id}",status="404"} 1.0' in text
     assert "autovibe_machines_active 0.0" in text
+    assert "# TYPE autovibe_resource_usage_total counter" in text
     assert "0123456789" not in text
 
 
