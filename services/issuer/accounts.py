@@ -18,6 +18,9 @@ MACHINE_PAYLOAD_MAX_BYTES = 524_288
 COMMAND_ANSWER_MAX_S = 330
 """A capture may take 300 s; after this an answer to a command is refused."""
 
+REPORTED_TO = ("spawner", "checkpointer")
+"""The services that take reports. What nobody takes would fill the queue that the door of every project is."""
+
 HUB_INBOX = "_INBOX_hub"
 """Inboxes of the services. Exported, so that a machine can answer a command that reached it through a stream import;
 it may publish there only as the answer to a command, which the server remembers."""
@@ -103,7 +106,7 @@ def machine_scope(slug: str, public: str) -> Scope:
     """What any machine of the project can be; the user's name is the machine's id, its tag `epoch` the epoch."""
     own = f"{slug}.{{{{name()}}}}.{{{{tag(epoch)}}}}"
     permissions = Permissions(
-        publish=(f"from.{own}.>", f"out.{own}", f"beat.{own}"),
+        publish=(*(f"from.{own}.{service}.*" for service in REPORTED_TO), f"out.{own}", f"beat.{own}"),
         subscribe=(f"cmd.{own}.>", "_INBOX_{{name()}}.>"),
         responses=1,
         responses_within_s=COMMAND_ANSWER_MAX_S,

@@ -68,3 +68,14 @@ async def test_nobody_is_somebody_else_by_writing_the_servers_header(hub: Hub, b
         ]
 
     assert await eventually(requested) == ["client:ann"]
+
+
+async def test_a_machine_cannot_fill_the_door_with_reports_that_nobody_takes(hub: Hub) -> None:
+    """IN is a work queue for everybody: what no consumer hears would stay in it for a day, and a full one refuses all."""
+    machine_id = uuid4()
+    agent = await hub.machine("webshop", machine_id)
+    for rest in ("nobody.AgentRegistered", "x", "spawner", "x.y.z.a.b", "checkpointer"):
+        await agent.may_say(f"from.webshop.{machine_id}.1.{rest}")
+    assert (await hub.bus.js.stream_info("IN")).state.messages == 0
+    for heard in ("spawner.AgentRegistered", "checkpointer.WorkspaceCaptured"):
+        assert await agent.may_say(f"from.webshop.{machine_id}.1.{heard}")
