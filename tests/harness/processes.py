@@ -48,7 +48,12 @@ def of_directory(data: Path) -> list[Process]:
 def groups(data: Path) -> list[Path]:
     """Return the control groups of machines on this data directory."""
     name = hashlib.blake2s(str(data.resolve()).encode(), digest_size=8).hexdigest()
-    return [leaf for base in CGROUP_ROOT.glob(f"**/autovibe/{name}") for leaf in base.iterdir() if leaf.is_dir()]
+    return [
+        Path(place, leaf)
+        for place, leaves, _ in os.walk(CGROUP_ROOT)  # passes over what is removed meanwhile, as glob does not
+        if place.endswith(f"/autovibe/{name}")
+        for leaf in leaves
+    ]
 
 
 def in_group(group: Path) -> list[Process]:
