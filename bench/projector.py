@@ -20,11 +20,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
 import uvloop
 from faststream import AckPolicy
+from faststream.message import StreamMessage
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
 from nats.js.api import AckPolicy as Ack
 from nats.js.api import ConsumerConfig, DeliverPolicy
@@ -207,7 +209,7 @@ async def ours(made: Stack, dsn: str, count: int) -> None:
 async def faststream(made: Stack, dsn: str, count: int) -> None:
     """A handler in the documented manner: one message, two statements, one commit, one ack."""
     name = f"peer-{uuid4().hex}"
-    broker = NatsBroker(made.nats.url, logger=None)
+    broker = NatsBroker(made.nats.url, logger=None, apply_types=False)
     done = asyncio.Event()
     connection = await psycopg.AsyncConnection.connect(dsn)
     subscriber = broker.subscriber(
@@ -217,27 +219,32 @@ async def faststream(made: Stack, dsn: str, count: int) -> None:
         pull_sub=PullSub(batch_size=1, timeout=1.0),
         ack_policy=AckPolicy.NACK_ON_ERROR,
         config=ConsumerConfig(max_ack_pending=1),
+        decoder=_undecoded,
     )
 
     @subscriber
-    async def handle(body: bytes, message: NatsMessage) -> None:
-        del body
+    async def handle(message: NatsMessage) -> None:
         raw = message.raw_message
         seq = raw.metadata.sequence.stream
         _, slug, aggregate, id_, type_name = raw.subject.split(".")
         parse(type_name, raw.data)
         async with connection.transaction():
-            await connection.execute(INSERT_EVENT.encode(), _row(seq, slug, aggregate, id_, type_name, raw.headers or {}, raw.data))
+            row = _row(seq, (slug, aggregate, id_, type_name), raw.headers or {}, raw.data)
+            await connection.execute(INSERT_EVENT.encode(), row)
             await connection.execute(UPSERT_MACHINE.encode(), (id_, type_name, 1, seq))
         if seq >= count:
             done.set()
 
     async with broker:
         await broker.start()
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(60):
             await done.wait()
     await connection.close()
     await made.bus.js.delete_consumer("LOG", name)
+
+
+async def _undecoded(message: StreamMessage[Any]) -> StreamMessage[Any]:
+    return message
 
 
 async def fetching(made: Stack, dsn: str, count: int) -> None:
@@ -256,7 +263,7 @@ async def fetching(made: Stack, dsn: str, count: int) -> None:
                 seq = message.metadata.sequence.stream
                 _, slug, aggregate, id_, type_name = message.subject.split(".")
                 parse(type_name, message.data)
-                rows.append(_row(seq, slug, aggregate, id_, type_name, message.headers or {}, message.data))
+                rows.append(_row(seq, (slug, aggregate, id_, type_name), message.headers or {}, message.data))
                 machines[id_] = (id_, type_name, machines.get(id_, ("", "", 0, 0))[2] + 1, seq)
             async with connection.transaction(), connection.cursor() as cursor:
                 await cursor.executemany(INSERT_EVENT.encode(), rows)
@@ -268,11 +275,9 @@ async def fetching(made: Stack, dsn: str, count: int) -> None:
     await made.bus.js.delete_consumer("LOG", name)
 
 
-def _row(
-    seq: int, slug: str, aggregate: str, id_: str, type_name: str, headers: dict[str, str], data: bytes
-) -> tuple[object, ...]:
+def _row(seq: int, tokens: tuple[str, ...], headers: dict[str, str], data: bytes) -> tuple[object, ...]:
     occurred = datetime.fromisoformat(headers["ce-time"])
-    return (seq, UUID(headers["ce-id"]), slug, aggregate, id_, type_name, occurred, headers["ce-actor"], data.decode())
+    return (seq, UUID(headers["ce-id"]), *tokens, occurred, headers["ce-actor"], data.decode())
 
 
 async def replay(made: Stack, arguments: argparse.Namespace) -> dict[str, list[Measured]]:
@@ -316,9 +321,10 @@ async def lag(made: Stack, seconds: float, rate: int = 1_000) -> tuple[list[floa
     await asyncio.sleep(0.5)
     task.cancel()
     await asyncio.wait({task})
+    await made.bus.js.add_stream(name="BARE", subjects=["bare.>"])
     for number in range(300):
         began = time.perf_counter()
-        await made.bus.js.publish(f"av.{SLUG}.peer.{number}.Bare", b"{}")
+        await made.bus.js.publish(f"bare.{number}", b"{}")
         await connection.execute(UPSERT_MACHINE.encode(), ("m", "x", 1, number))
         pairs.append((time.perf_counter() - began) * 1000)
     await connection.close()
@@ -361,7 +367,9 @@ async def rebuilt(made: Stack, count: int, source: Iterator[Said]) -> None:
     report = await rebuild(made.bus.log, dsn)
     seconds = time.perf_counter() - began
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    print(f"rebuild of {report.position:,} events: {seconds:.1f} s, identical: {report.ok}, memory grew by {grown:.0f} MiB")
+    print(
+        f"rebuild of {report.position:,} events: {seconds:.1f} s, identical: {report.ok}, memory grew by {grown:.0f} MiB"
+    )
 
 
 def _arguments() -> argparse.Namespace:

@@ -34,6 +34,7 @@ DECLARE
     here text := current_database();
 BEGIN
     EXECUTE format('REVOKE TEMPORARY, CREATE ON DATABASE %I FROM PUBLIC', here);
+    EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO autovibe_projector', here);
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO autovibe_projector, autovibe_reader', here);
     EXECUTE format('ALTER ROLE autovibe_reader IN DATABASE %I SET statement_timeout = ''15s''', here);
     EXECUTE format('ALTER ROLE autovibe_reader IN DATABASE %I SET lock_timeout = ''2s''', here);

@@ -83,7 +83,7 @@ async def _build(log: Log, dsn: str, *, swap: bool, accept_differences: bool, pr
                 raise AlreadyRebuilding("another rebuild or verification is under way")
             return await _Build(log, dsn, shadow, progress).build(swap=swap, accept_differences=accept_differences)
         finally:
-            await run(partial(shadow.close, drop=True))
+            await run(shadow.close)
 
 
 class _Build:

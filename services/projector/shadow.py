@@ -69,6 +69,7 @@ class Shadow:
     def __init__(self, dsn: str, schema: str) -> None:
         self._schema = schema
         self._indexes: list[LiteralString] = []
+        self._claimed = False
         self._connection = psycopg.connect(dsn, autocommit=True, connect_timeout=CONNECT_S, application_name=schema)
         self._connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(OWNER)))
         self._connection.execute("SET timezone = 'UTC'; SET jit = off; SET work_mem = '64MB'; SET search_path = public")
@@ -78,7 +79,8 @@ class Shadow:
         row = self._connection.execute(
             "SELECT pg_try_advisory_lock(hashtext('autovibe_rebuild'), hashtext(%s))", (self._schema,)
         ).fetchone()
-        return row is not None and row[0] is True
+        self._claimed = row is not None and row[0] is True
+        return self._claimed
 
     def make(self) -> None:
         """Make the tables, empty; what an earlier one left behind goes. Indexes of events wait for `index`."""
@@ -179,12 +181,14 @@ class Shadow:
         connection.execute("SELECT pg_notify('autovibe_position', %s)", (str(built.seq),))
         connection.execute("COMMIT")
 
-    def close(self, *, drop: bool) -> None:
-        """End whatever is open and let the live projector go on; the shadow's tables go too."""
+    def close(self) -> None:
+        """End whatever is open and let the live projector go on; the shadow's tables go too, if they are ours."""
         try:
             self._connection.execute("ROLLBACK")
-            if drop:
+            if self._claimed:
                 self._drop()
+            # Said rather than left to the closed connection, which the server notices in its own time.
+            self._connection.execute("SELECT pg_advisory_unlock_all()")
         finally:
             self._connection.close()
 

@@ -14,6 +14,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.numeric import Int8
 
+from services.projector import small
 from services.projector.errors import Fenced
 from services.projector.models import MODELS
 from services.projector.rows import COPY, Batch
@@ -115,6 +116,8 @@ class Writer:
         )
         self._connection.execute(_SESSION, prepare=False)
         self._connection.execute(sql.SQL("SET search_path = {}").format(sql.Identifier(schema)), prepare=False)
+        notify = "PERFORM pg_notify('autovibe_position', _upto::text);" if schema == LIVE else ""
+        self._connection.execute(small.function(_ADVANCE, notify), prepare=False)
 
     def __enter__(self) -> Self:
         return self
@@ -152,28 +155,39 @@ class Writer:
             Fenced: Another writer has taken over, or the position is not where this batch begins.
             psycopg.OperationalError: The outcome is unknown; `take_over` on a new writer says what it was.
         """
-        connection = self._connection
         try:
-            with connection.pipeline():
-                connection.execute("BEGIN")
-                advanced = connection.execute(_ADVANCE, self._advance(batch))
-            self._must_have_advanced(advanced.rowcount, batch)
-            self._make_partitions(batch.months)
-            with connection.cursor() as cursor, cursor.copy(COPY) as copy:
-                copy.write(batch.copy_data())
-            span = {"after": Int8(batch.after), "upto": Int8(batch.upto)}
-            with connection.pipeline():
-                for model in MODELS:
-                    if not model.types.isdisjoint(batch.types):
-                        connection.execute(model.fold, span)
-                if self.schema == LIVE:
-                    connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(batch.upto)))
-                connection.execute("COMMIT")
+            if batch.months <= self._months and small.fits(batch):
+                self._write_small(batch)
+            else:
+                self._write_large(batch)
         except BaseException:
             self._months.clear()
             with suppress(psycopg.Error):
-                connection.execute("ROLLBACK")
+                self._connection.execute("ROLLBACK")
             raise
+
+    def _write_small(self, batch: Batch) -> None:
+        parameters = self._advance(batch) | {"rows": small.rows(batch).decode(), "types": list(batch.types)}
+        row = self._connection.execute(small.CALL, parameters).fetchone()
+        self._must_have_advanced(batch, advanced=row is not None and row[0] is True)
+
+    def _write_large(self, batch: Batch) -> None:
+        connection = self._connection
+        with connection.pipeline():
+            connection.execute("BEGIN")
+            advanced = connection.execute(_ADVANCE, self._advance(batch))
+        self._must_have_advanced(batch, advanced=advanced.rowcount == 1)
+        self._make_partitions(batch.months)
+        with connection.cursor() as cursor, cursor.copy(COPY) as copy:
+            copy.write(batch.copy_data())
+        span = {"after": Int8(batch.after), "upto": Int8(batch.upto)}
+        with connection.pipeline():
+            for model in MODELS:
+                if not model.types.isdisjoint(batch.types):
+                    connection.execute(model.fold, span)
+            if self.schema == LIVE:
+                connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(batch.upto)))
+            connection.execute("COMMIT")
 
     def halt(self, reason: str) -> None:
         """Leave the reason where everybody can read it."""
@@ -183,8 +197,8 @@ class Writer:
         """Take back what `halt` said."""
         self._connection.execute(_RUN, {"epoch": self._epoch})
 
-    def _must_have_advanced(self, rows: int, batch: Batch) -> None:
-        if rows != 1:
+    def _must_have_advanced(self, batch: Batch, *, advanced: bool) -> None:
+        if not advanced:
             raise Fenced(f"the tables of {self.schema} are no longer at seq {batch.after}, epoch {self._epoch}")
 
     def _advance(self, batch: Batch) -> dict[str, object]:

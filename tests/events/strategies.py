@@ -50,14 +50,18 @@ def _files() -> st.SearchStrategy[InjectedFile]:
         st.text(_TEXTS, max_size=TEXT_MAX).map(lambda text: {"text": text}),
         _DIGESTS.map(lambda digest: {"digest": digest}),
     )
-    return st.builds(lambda path, content: InjectedFile(path=path, **content), paths, contents)
+    return st.builds(_file, paths, contents)
+
+
+def _file(path: str, content: dict[str, str]) -> InjectedFile:
+    return InjectedFile(path=path, **content)  # pyright: ignore[reportArgumentType] # text or digest
 
 
 def _field(field: FieldInfo, pools: Pools) -> st.SearchStrategy[Any]:
     return _of(field.annotation, list(field.metadata), pools)
 
 
-def _of(annotation: Any, metadata: list[Any], pools: Pools) -> st.SearchStrategy[Any]:  # noqa: ANN401 # any type
+def _of(annotation: Any, metadata: list[Any], pools: Pools) -> st.SearchStrategy[Any]:  # noqa: ANN401, PLR0911 # a return per kind of any type
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         inner, *extra = arguments
@@ -69,10 +73,12 @@ def _of(annotation: Any, metadata: list[Any], pools: Pools) -> st.SearchStrategy
     if origin is Literal:
         return st.sampled_from(arguments)
     if origin is tuple:
-        return st.lists(_of(arguments[0], [], pools), **_sizes(metadata, ITEMS_MAX)).map(tuple)
+        least, most = _sizes(metadata, ITEMS_MAX)
+        return st.lists(_of(arguments[0], [], pools), min_size=least, max_size=most).map(tuple)
     if origin is dict:
         key, value = (_of(argument, [], pools) for argument in arguments)
-        return st.dictionaries(key, value, **_sizes(metadata, ITEMS_MAX))
+        least, most = _sizes(metadata, ITEMS_MAX)
+        return st.dictionaries(key, value, min_size=least, max_size=most)
     if annotation is type(None):
         return st.none()
     if issubclass(annotation, BaseModel):
@@ -83,7 +89,7 @@ def _of(annotation: Any, metadata: list[Any], pools: Pools) -> st.SearchStrategy
 def _plain(annotation: type[Any], metadata: list[Any]) -> st.SearchStrategy[Any]:
     if issubclass(annotation, Enum):
         return st.sampled_from(annotation)
-    makers: dict[type[Any], Callable[[], st.SearchStrategy[Any]]] = {
+    makers: dict[Any, Callable[[], st.SearchStrategy[Any]]] = {
         str: lambda: _text(metadata),
         bool: st.booleans,
         int: lambda: st.integers(_bound(metadata, Ge, Gt), _bound(metadata, Le)),
@@ -98,8 +104,9 @@ def _plain(annotation: type[Any], metadata: list[Any]) -> st.SearchStrategy[Any]
 def _text(metadata: list[Any]) -> st.SearchStrategy[str]:
     pattern = next((found for part in metadata if (found := getattr(part, "pattern", None))), None)
     if pattern:
-        return st.from_regex(pattern.replace("$", r"\Z"))
-    return st.text(_TEXTS, **_sizes(metadata, TEXT_MAX))
+        return st.from_regex(pattern.replace("$", r"\Z"))  # pyright: ignore[reportUnknownVariableType] # a table of strategies of any type
+    least, most = _sizes(metadata, TEXT_MAX)
+    return st.text(_TEXTS, min_size=least, max_size=most)
 
 
 def _decimals(metadata: list[Any]) -> st.SearchStrategy[Decimal]:
@@ -109,10 +116,10 @@ def _decimals(metadata: list[Any]) -> st.SearchStrategy[Decimal]:
     return st.integers(0, top).map(lambda number: Decimal(number).scaleb(-places))
 
 
-def _sizes(metadata: list[Any], most: int) -> dict[str, int]:
+def _sizes(metadata: list[Any], most: int) -> tuple[int, int]:
     least = next((part.min_length for part in metadata if isinstance(part, MinLen)), 0)
     limit = next((part.max_length for part in metadata if isinstance(part, MaxLen)), most)
-    return {"min_size": least, "max_size": max(least, min(most, limit))}
+    return least, max(least, min(most, limit))
 
 
 def _bound(metadata: list[Any], *kinds: type[Any]) -> int | None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -19,6 +19,15 @@ from tests.events.strategies import events
 
 ALL = pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS)
 PAST_TENSE = ("ed", "Taken", "Lost", "Ready", "Denied")
+BOUNDS = {
+    "string": {"maxLength", "pattern", "enum", "const", "format"},
+    "integer": {"maximum", "exclusiveMaximum"},
+    "array": {"maxItems"},
+    "object": {"properties", "maxProperties"},
+    "boolean": {"type"},
+    "null": {"type"},
+}
+"""What bounds a value of each type; a number is bounded by nothing, since amounts are strings."""
 ENVELOPE = {"id", "event_id", "seq", "time", "occurred_at", "recorded_at", "actor", "cause", "correlation", "type"}
 
 
@@ -120,30 +129,16 @@ def _models(annotation: Any) -> Iterator[Any]:  # noqa: ANN401 # any annotation
 
 
 def _unbounded(schema: Any, where: str = "body") -> Iterator[str]:  # noqa: ANN401 # any JSON
-    if isinstance(schema, list):
-        for number, part in enumerate(schema):
-            yield from _unbounded(part, f"{where}[{number}]")
-    if not isinstance(schema, dict):
-        return
-    kind = schema.get("type")
-    if kind == "string" and not {"maxLength", "pattern", "enum", "const", "format"} & set(schema):
-        yield where
-    if kind == "integer" and not {"maximum", "exclusiveMaximum"} & set(schema):
-        yield where
-    if kind == "number" or (kind == "array" and "maxItems" not in schema):
-        yield where
-    if (
-        kind == "object"
-        and "properties" not in schema
-        and "maxProperties" not in schema
-        and schema is not _empty(schema)
-    ):
-        yield where
-    for name, part in schema.items():
-        if name not in {"default", "required", "enum"}:
-            yield from _unbounded(part, f"{where}.{name}")
-
-
-def _empty(schema: dict[str, Any]) -> dict[str, Any] | None:
-    """An event without fields is an object without properties."""
-    return schema if schema.get("properties") == {} else None
+    match schema:
+        case list():
+            for number, part in enumerate(cast("list[Any]", schema)):
+                yield from _unbounded(part, f"{where}[{number}]")
+        case dict():
+            found = cast("dict[str, Any]", schema)
+            if "type" in found and not BOUNDS.get(found["type"], set()) & set(found):
+                yield where
+            for name, part in found.items():
+                if name not in {"default", "required", "enum"}:
+                    yield from _unbounded(part, f"{where}.{name}")
+        case _:
+            pass

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -30,8 +30,11 @@ def test_an_event_written_long_ago_is_read_with_all_it_said(path: Path) -> None:
 
 def _holds(now: Any, then: Any) -> bool:  # noqa: ANN401 # any JSON
     """Whether everything said then is still said; fields with defaults may have come since."""
-    if isinstance(then, dict):
-        return isinstance(now, dict) and all(key in now and _holds(now[key], then[key]) for key in then)
-    if isinstance(then, list):
-        return isinstance(now, list) and len(now) == len(then) and all(map(_holds, now, then))
-    return type(now) is type(then) and now == then
+    match now, then:
+        case dict(), dict():
+            return all(key in now and _holds(now[key], said) for key, said in cast("dict[str, Any]", then).items())
+        case list(), list():
+            parts = list(zip(cast("list[Any]", now), cast("list[Any]", then), strict=True))
+            return all(_holds(*part) for part in parts)
+        case _:
+            return type(now) is type(then) and now == then

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from events import budget, checkpoint, credential, hub, machine, project
@@ -27,19 +27,20 @@ def fold(history: Sequence[Said]) -> Tables:
     return world.tables
 
 
-def _body(event: Event) -> Any:
+def _body(event: Event) -> Any:  # noqa: ANN401 # any JSON
     """Return the body as jsonb can hold it: without NUL."""
     return _without_nul(json.loads(event.body()))
 
 
-def _without_nul(value: Any) -> Any:
+def _without_nul(value: Any) -> Any:  # noqa: ANN401 # any JSON
     match value:
         case str():
             return value.replace("\0", "\ufffd")
         case list():
-            return [_without_nul(item) for item in value]
+            return [_without_nul(item) for item in cast("list[Any]", value)]
         case dict():
-            return {_without_nul(key): _without_nul(item) for key, item in value.items()}
+            found = cast("dict[str, Any]", value)
+            return {_without_nul(key): _without_nul(item) for key, item in found.items()}
         case _:
             return value
 
@@ -194,7 +195,7 @@ class _World:
         row["holds"] = sorted(_held(set(row["holds"]), event))
         row |= self._changes(row, uuid, event, body) | {"updated_at": self.at, "last_seq": self.seq}
 
-    def _changes(self, row: Row, uuid: UUID, event: machine.MachineEvent, body: Row) -> Row:
+    def _changes(self, row: Row, uuid: UUID, event: machine.MachineEvent, body: Row) -> Row:  # noqa: PLR0911 # a return per event
         match event:
             case machine.MachineProvisioningStarted():
                 parent = row["parent_checkpoint_uuid"] or event.from_checkpoint_id

@@ -52,7 +52,7 @@ class Said:
     cause: Cause
 
 
-def _addresses(aggregate: str) -> st.SearchStrategy[Address]:
+def _addresses(aggregate: str) -> st.SearchStrategy[Address]:  # noqa: PLR0911 # a return per aggregate
     slugs = st.sampled_from(SLUGS)
     match aggregate:
         case "project":

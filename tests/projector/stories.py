@@ -118,9 +118,9 @@ def _said(where: Address, event: Event) -> Said:
 
 
 def _lines(money: str, minutes: str) -> Lines:
-    return tuple(
-        Line(resource=resource, amount=Decimal(amount), period=BudgetPeriod.MONTHLY, period_start=MONTH)
-        for resource, amount in ((Resource.MONEY, money), (Resource.TIME, minutes))
+    return (
+        Line(resource=Resource.MONEY, amount=Decimal(money), period=BudgetPeriod.MONTHLY, period_start=MONTH),
+        Line(resource=Resource.TIME, amount=Decimal(minutes), period=BudgetPeriod.MONTHLY, period_start=MONTH),
     )
 
 

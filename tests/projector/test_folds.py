@@ -55,6 +55,7 @@ def test_any_history_in_any_batches_gives_the_rows_of_one_batch_and_of_a_plain_f
     history = data.draw(histories())
     log = messages(history)
     world.reset()
+    world.one._months.clear()  # pyright: ignore[reportPrivateUsage] # takes the way of large batches, the other that of small
     write(world.one, [log])
     write(world.other, [log[start:end] for start, end in data.draw(cuts(len(log)))])
 

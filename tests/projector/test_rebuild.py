@@ -3,12 +3,14 @@
 import asyncio
 
 import psycopg
+import pytest
 
 from services.kit.bus import Bus
-from services.projector.rebuild import rebuild, verify
+from services.projector.rebuild import SCHEMA, AlreadyRebuilding, rebuild, verify
+from services.projector.shadow import Shadow
 from services.projector.status import status
 from tests.projector.stories import shop
-from tests.projector.world import change, projected, projecting, say
+from tests.projector.world import change, projected, projecting, rows, say
 
 
 async def test_tables_that_are_what_the_log_says_are_verified_and_changed_by_nothing(bus: Bus, database: str) -> None:
@@ -69,3 +71,18 @@ async def test_readers_may_read_rebuilt_tables(bus: Bus, database: str) -> None:
             "SELECT indexname FROM pg_indexes WHERE schemaname = 'public' AND tablename = 'events'"
         )
         assert ("events_by_type",) in rows.fetchall()
+
+
+async def test_only_one_rebuild_at_a_time_and_the_second_disturbs_nothing(bus: Bus, database: str) -> None:
+    async with projecting(bus, database):
+        await projected(bus, database, await say(bus, shop(1)))
+        shadow = Shadow(database, SCHEMA)
+        try:
+            assert shadow.claim()
+            shadow.make()
+            with pytest.raises(AlreadyRebuilding):
+                await verify(bus.log, database)
+            assert rows(database, "SELECT to_regclass('rebuild.events') IS NOT NULL") == [(True,)]
+        finally:
+            shadow.close()
+        assert (await verify(bus.log, database)).ok

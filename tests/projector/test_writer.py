@@ -19,6 +19,7 @@ from services.projector.errors import Fenced
 from services.projector.models import MODELS
 from services.projector.rows import cut, prepare
 from services.projector.writer import Writer
+from tests.harness import eventually
 from tests.projector.histories import MACHINES, Said, message, messages
 from tests.projector.stories import shop
 from tests.projector.tables import write
@@ -58,12 +59,12 @@ def test_a_batch_that_does_not_follow_on_is_refused(writer: Writer, database: st
     assert rows(database, "SELECT count(*) FROM events") == [(5,)]
 
 
-def test_only_one_leads(writer: Writer, database: str) -> None:
+async def test_only_one_leads(writer: Writer, database: str) -> None:
     assert writer.try_lead()
     with Writer(database) as second:
         assert not second.try_lead()
         writer.close()
-        assert second.try_lead()
+        await eventually(second.try_lead)  # the server notices a closed connection in its own time
 
 
 def test_a_batch_that_fails_half_way_leaves_nothing(writer: Writer, database: str) -> None:
@@ -124,21 +125,29 @@ def test_nothing_of_an_event_can_change_without_changing_the_chain(part: str) ->
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("part", "found", "instead", "reason"),
     [
-        (lambda raw: replace(raw, data=b"{"), "body does not fit"),
-        (lambda raw: replace(raw, data=b'{"reason": 1}'), "body does not fit at reason"),
-        (lambda raw: replace(raw, data=b'{"reason": "\xff"}'), "body does not fit"),
-        (lambda raw: replace(raw, header=b""), "seq 1"),
-        (lambda raw: replace(raw, header=raw.header.replace(b"ce-schemaversion: 1", b"ce-schemaversion: 2")), "newer"),
-        (lambda raw: replace(raw, subject_bytes=b"av.webshop.machine.x.ProjectArchived"), "happens to a project"),
-        (lambda raw: replace(raw, subject_bytes=b"av.webshop.project.other.ProjectArchived"), "is no uuid"),
-        (lambda raw: replace(raw, subject_bytes=b"av.\xff.project.x.ProjectArchived"), "subject"),
+        ("data", b"}", b"", "body does not fit"),
+        ("data", b'"over"', b"1", "body does not fit at reason"),
+        ("data", b"over", b"\xff", "body does not fit"),
+        ("header", b"ce-id", b"ce-no", "seq 1"),
+        ("header", b"ce-time", b"ce-no", "seq 1"),
+        ("header", b"ce-schemaversion: 1", b"ce-schemaversion: 2", "newer"),
+        ("subject_bytes", b"project.webshop", b"machine.webshop", "happens to a project"),
+        ("subject_bytes", b"project.webshop", b"project.other", "is no uuid"),
+        ("subject_bytes", b"av.webshop", b"av.\xff", "subject"),
     ],
 )
-def test_what_our_services_did_not_write_is_named_and_not_passed_over(change, reason: str) -> None:  # noqa: ANN001
+def test_what_our_services_did_not_write_is_named_and_not_passed_over(
+    part: str, found: bytes, instead: bytes, reason: str
+) -> None:
     raw = message(1, Said(address.project("webshop"), ProjectArchived(reason="over"), Cause("client:a")))
-    batch = prepare([change(raw)], 0, GENESIS)
+    odd = {
+        "data": replace(raw, data=raw.data.replace(found, instead)),
+        "header": replace(raw, header=raw.header.replace(found, instead)),
+        "subject_bytes": replace(raw, subject_bytes=raw.subject_bytes.replace(found, instead)),
+    }
+    batch = prepare([odd[part]], 0, GENESIS)
     assert (batch.upto, len(batch)) == (0, 0)
     assert reason in (batch.broken or "")
 

@@ -1,6 +1,6 @@
 """Saying things to a log and looking at what becomes of them."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 
 import psycopg
@@ -18,7 +18,7 @@ def settings(database: str) -> ProjectorSettings:
 
 
 @asynccontextmanager
-async def projecting(bus: Bus, database: str) -> AsyncIterator[ProjectorService]:
+async def projecting(bus: Bus, database: str) -> AsyncGenerator[ProjectorService]:
     async with create_app(bus, settings(database)) as service:
         yield service
 

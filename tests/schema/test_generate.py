@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -56,9 +56,12 @@ def test_the_asyncapi_document_knows_every_event_and_refers_to_nothing_that_is_m
 
 
 def _references(value: Any) -> list[str]:  # noqa: ANN401 # any JSON
-    if isinstance(value, dict):
-        own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
-        return own + [found for part in value.values() for found in _references(part)]
-    if isinstance(value, list):
-        return [found for part in value for found in _references(part)]
-    return []
+    match value:
+        case {"$ref": str(reference)}:
+            return [reference]
+        case dict():
+            return [found for part in cast("dict[str, Any]", value).values() for found in _references(part)]
+        case list():
+            return [found for part in cast("list[Any]", value) for found in _references(part)]
+        case _:
+            return []

@@ -17,23 +17,44 @@ from events.credential import CredentialKind
 from schema.migrations import MigrationError, all_migrations, apply, pending
 
 COLUMNS = {
-    "projects": "uuid name greediness status description initial_checkpoint_uuid current_checkpoint_uuid metadata created_at updated_at",
-    "intelligent_machines": "uuid machine_type status phase outcome project_uuid parent_checkpoint_uuid vm_id hub_vm_id hypervisor node"
-    " epoch original_prompt file_modifications resource_constraints resource_usage current_progress error_message holds"
-    " last_checkpoint_uuid checkpoint_count spawned_at terminated_at metadata",
-    "checkpoints": "uuid project_uuid parent_checkpoint_uuid creating_machine_uuid checkpoint_type proxmox_snapshot_id vm_id"
-    " file_manifest description creation_context size_bytes compression_ratio verification_status pinned purged_at log_seq balance"
-    " created_at verified_at metadata",
-    "resource_usage": "uuid project_uuid machine_uuid resource_type resource_subtype amount unit cost_cad recorded_at"
-    " billing_period_start billing_period_end metadata",
-    "resource_budgets": "uuid scope project_uuid machine_uuid resource_type budget_period period_start period_end allocated_amount"
-    " used_amount reserved_amount unit auto_reset created_at updated_at",
-    "hub_instances": "uuid hub_type status vm_id version config parent_hub_uuid experiment_uuid spawned_at last_checkpoint_at"
-    " terminated_at metadata",
-    "hub_checkpoints": "uuid hub_instance_uuid checkpoint_type proxmox_snapshot_id trigger_reason system_metrics active_machines_count"
-    " active_projects_count size_gb verification_status created_at verified_at metadata",
-    "hub_experiments": "uuid experiment_name description base_checkpoint_uuid original_hub_uuid experimental_hub_uuid config_changes"
-    " success_metrics performance_data status duration_days started_at completed_at results created_at metadata",
+    "projects": """
+        uuid name greediness status description initial_checkpoint_uuid current_checkpoint_uuid
+        metadata created_at updated_at
+    """,
+    "intelligent_machines": """
+        uuid machine_type status phase outcome project_uuid parent_checkpoint_uuid vm_id hub_vm_id
+        hypervisor node epoch original_prompt file_modifications resource_constraints resource_usage
+        current_progress error_message holds last_checkpoint_uuid checkpoint_count spawned_at
+        terminated_at metadata
+    """,
+    "checkpoints": """
+        uuid project_uuid parent_checkpoint_uuid creating_machine_uuid checkpoint_type
+        proxmox_snapshot_id vm_id file_manifest description creation_context size_bytes
+        compression_ratio verification_status pinned purged_at log_seq balance created_at verified_at
+        metadata
+    """,
+    "resource_usage": """
+        uuid project_uuid machine_uuid resource_type resource_subtype amount unit cost_cad recorded_at
+        billing_period_start billing_period_end metadata
+    """,
+    "resource_budgets": """
+        uuid scope project_uuid machine_uuid resource_type budget_period period_start period_end
+        allocated_amount used_amount reserved_amount unit auto_reset created_at updated_at
+    """,
+    "hub_instances": """
+        uuid hub_type status vm_id version config parent_hub_uuid experiment_uuid spawned_at
+        last_checkpoint_at terminated_at metadata
+    """,
+    "hub_checkpoints": """
+        uuid hub_instance_uuid checkpoint_type proxmox_snapshot_id trigger_reason system_metrics
+        active_machines_count active_projects_count size_gb verification_status created_at verified_at
+        metadata
+    """,
+    "hub_experiments": """
+        uuid experiment_name description base_checkpoint_uuid original_hub_uuid experimental_hub_uuid
+        config_changes success_metrics performance_data status duration_days started_at completed_at
+        results created_at metadata
+    """,
 }
 EVENTS = "seq id project aggregate aggregate_id type version occurred_at recorded_at actor cause correlation body prev_hash hash"
 VOCABULARIES: dict[tuple[str, str], type[StrEnum]] = {
