@@ -176,6 +176,8 @@ def _from_incarnation(  # noqa: PLR0911 - one case a command
         case c.Progressed() if phase in _RUNNING and command.now - machine.progressed_at >= PROGRESS_EVERY:
             said = m.MachineProgressed(epoch=epoch, message=command.message, percent=command.percent)
             return [*contact, said]
+        case c.Finished() if has_further_back_to_go(command, machine):
+            return []
         case c.Finished() if phase in _FINISHABLE or _brings_a_checkpoint(command, machine):
             return [
                 m.MachineSealingStarted(
@@ -192,6 +194,17 @@ def _from_incarnation(  # noqa: PLR0911 - one case a command
             return [m.MachineContactLost(epoch=epoch, last_beat_at=command.last_beat_at)]
         case _:
             return []
+
+
+def has_further_back_to_go(command: c.Finished, machine: Machine) -> bool:
+    """Whether the agent could not make a recovery's workspace, which says nothing of the goal: it counts as lost.
+
+    What it was to start from may be corrupt and not found out yet; the next attempt goes further back, at last to the
+    base. From there it is the end. A runner that has failed has an exit code.
+    """
+    newest = machine.incarnation
+    unmade = command.outcome is Outcome.FAILED and command.exit_code is None and command.checkpoint_id is None
+    return unmade and machine.phase in _STARTING and newest is not None and newest.start != machine.base
 
 
 def _brings_a_checkpoint(command: c.Finished, machine: Machine) -> bool:

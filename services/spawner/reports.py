@@ -7,7 +7,7 @@ from contextlib import suppress
 import structlog
 
 from domain import machine_commands as c
-from domain.machine import decide
+from domain.machine import decide, has_further_back_to_go
 from domain.machine_state import Machine
 from events import address as at
 from events.agent import AgentFinished, AgentProgressed, AgentRegistered, WorkspaceRestored
@@ -46,6 +46,10 @@ class Reports:
             _log.info("report.fenced", report=report.type, epoch_now=watch.known.machine.epoch)
             return
         watch.see(report.epoch)
+        command = command_of(report)
+        if isinstance(command, c.Finished) and has_further_back_to_go(command, watch.known.machine):
+            watch.miss(report.epoch, command.reason)
+            watch.missing_reason = command.reason  # says more than its exit, which may have been noticed first
         await self._say(watch, report)
         self._reconciler.touch(watch)
 
