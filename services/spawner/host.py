@@ -112,7 +112,7 @@ class Host:
         while True:
             try:
                 await self.sweep()
-            except Unreachable as error:
+            except (Unreachable, OSError) as error:
                 _log.warning("host.unreachable", hypervisor=self._hypervisor.name, reason=str(error))
             await asyncio.sleep(self._settings.sweep_s)
 
@@ -152,5 +152,5 @@ class Host:
         )
         try:
             await self._hypervisor.destroy(vm.machine_id, vm.epoch)
-        except Unreachable as error:
+        except (Unreachable, OSError) as error:
             _log.warning("orphan.kept", vm_id=vm.vm_id, reason=str(error))

@@ -1,9 +1,11 @@
 """What is lost is recovered or ended; what nobody wants is destroyed; nothing runs twice."""
 
+from dataclasses import replace
 from uuid import UUID
 
 from events import address as at
 from events import machine as m
+from events.agent import AgentFinished, AgentRegistered
 from events.checkpoint import CheckpointCorrupted
 from events.fresh import uuid7
 from events.words import Outcome
@@ -248,3 +250,55 @@ async def test_a_host_that_becomes_fit_later_makes_what_has_waited_for_it(world:
         machine_id = await world.machine()
         world.host.tested = fit
         await world.until(machine_id, m.MachineBooted)
+
+
+async def test_a_checkpoint_that_cannot_be_restored_is_gone_back_from_and_does_not_end_the_machine(world: World) -> None:
+    """It may be corrupt and nobody have found out yet: verification comes later than a crash."""
+    async with world.spawner():
+        machine_id = await world.machine()
+        await world.works(machine_id)
+        good, bad = uuid7(), uuid7()
+        await world.taken(good, machine_id=machine_id, epoch=1, parent_id=GENESIS, snapshot="1" * 64)
+        await world.taken(bad, machine_id=machine_id, epoch=1, parent_id=good, snapshot="2" * 64)
+        world.host.die(machine_id, 1)
+        await world.until(machine_id, m.MachineBooted, 2)
+        assert world.host.specs[machine_id, 2].parent_checkpoint_id == bad
+        unmade = AgentFinished(outcome="failed", reason="the workspace could not be made: chunk 22 is damaged")
+        await world.report(machine_id, 2, AgentRegistered(agent_version="1"), unmade)
+        world.host.die(machine_id, 2, 0)
+        await world.works(machine_id, 3)
+        assert world.host.specs[machine_id, 3].parent_checkpoint_id == good
+        await world.finishes(machine_id, 3)
+        world.host.die(machine_id, 3, 0)
+        ended = await world.ended(machine_id)
+    assert ended.outcome is Outcome.SUCCEEDED
+    reasons = [event.reason for event in await world.story(machine_id) if isinstance(event, m.MachineRecoveryStarted)]
+    assert "chunk 22 is damaged" in reasons[1]
+
+
+async def test_a_base_that_cannot_be_restored_ends_the_machine_as_failed(world: World) -> None:
+    async with world.spawner():
+        machine_id = await world.machine()
+        await world.until(machine_id, m.MachineBooted, 1)
+        unmade = AgentFinished(outcome="failed", reason="the workspace could not be made: chunk 22 is damaged")
+        await world.report(machine_id, 1, AgentRegistered(agent_version="1"), unmade)
+        world.host.die(machine_id, 1, 0)
+        ended = await world.ended(machine_id)
+    assert (ended.outcome, ended.epoch) == (Outcome.FAILED, 1)
+    assert "chunk 22 is damaged" in ended.reason
+
+
+async def test_a_driver_that_breaks_over_one_orphan_does_not_end_the_spawner(world: World) -> None:
+    async with world.spawner() as spawner:
+        machine_id = await world.machine()
+        await world.works(machine_id)
+        world.host.destroy_trouble.before = [OSError(28, "No space left on device")]
+        orphan = uuid7()
+        world.host.vms[orphan, 1] = replace(world.host.vms[machine_id, 1], machine_id=orphan, running=False)
+        await eventually(lambda: (orphan, 1) not in world.host.vms)
+        world.host.list_trouble.before = [OSError(24, "Too many open files")]
+        await eventually(lambda: not world.host.list_trouble.before)
+        assert (await spawner.health()).ok
+        await world.finishes(machine_id)
+        world.host.die(machine_id, 1, 0)
+        await world.ended(machine_id)
