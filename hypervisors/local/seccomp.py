@@ -10,8 +10,14 @@ import struct
 
 _LOAD, _JUMP_EQUAL, _JUMP_GE, _RETURN = 0x20, 0x15, 0x35, 0x06
 _ALLOW, _KILL, _EPERM, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
+_ARGUMENT = 16
+"""Where the first argument's low half is in what the filter sees, on a little-endian processor."""
 _X32 = 0x40000000
 """Calls of the x32 ABI have this bit; they would pass a filter by number."""
+
+_SOCKET = {"x86_64": 41, "aarch64": 198}
+_FAMILIES = {"AF_UNIX": 1, "AF_INET": 2, "AF_INET6": 10, "AF_NETLINK": 16}
+"""The socket families that are left. No network namespace confines AF_VSOCK, which reaches the hypervisor below."""
 
 _ARCHITECTURES: dict[str, tuple[int, dict[str, int]]] = {
     "x86_64": (
@@ -59,5 +65,8 @@ def program(machine: str = "") -> bytes | None:
     ]
     for number in sorted(set(calls.values())):
         body += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, _EPERM)]
-    body.append((_RETURN, 0, 0, _ALLOW))
+    families = sorted(_FAMILIES.values())
+    body += [(_JUMP_EQUAL, 0, len(families) + 2, _SOCKET[machine or platform.machine()]), (_LOAD, 0, 0, _ARGUMENT)]
+    body += [(_JUMP_EQUAL, len(families) - nth, 0, family) for nth, family in enumerate(families)]
+    body += [(_RETURN, 0, 0, _EPERM), (_RETURN, 0, 0, _ALLOW)]
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in body)
