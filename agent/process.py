@@ -37,7 +37,7 @@ class RunnerProcess:
                 stderr=subprocess.PIPE,
                 pass_fds=[fd],
                 cwd=cwd,
-                env={"PATH": _MAIN_PATH, "LANG": "C.UTF-8"},
+                env={"PATH": _MAIN_PATH, "LANG": "C.UTF-8", "AUTOVIBE_AGENT": str(os.getpid())},
                 start_new_session=not launcher,
             )
         self._confined = bool(launcher)

@@ -7,6 +7,7 @@ Beside it, in turn with it, what the sandbox alone costs: the same launcher with
 
 import argparse
 import asyncio
+import os
 import statistics
 import tempfile
 import time
@@ -61,7 +62,11 @@ async def sandbox_ms(hypervisor: LocalHypervisor, directory: Path) -> float:
         (root / name).mkdir(parents=True)
     launcher = confine.launcher(Place(root), machine_id, Limits(), 60)
     started = time.perf_counter()
-    process = await asyncio.create_subprocess_exec(*launcher, "bash", "-c", "echo up", stdout=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        *(*launcher, "bash", "-c", "echo up"),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "AUTOVIBE_AGENT": str(os.getpid())},
+    )
     await process.communicate()
     return (time.perf_counter() - started) * 1e3
 

@@ -71,7 +71,7 @@ class Sandbox:
         return _host_uid(machine_id) if self.as_root else os.getuid()
 
     def launcher(self, place: Place, machine_id: UUID, limits: Limits, deadline_s: float) -> tuple[str, ...]:
-        """Return the prefix before the runner's own command."""
+        """Return the prefix before the runner's own command; start it with your process id as AUTOVIBE_AGENT in its environment."""
         uid = self.host_uid(machine_id)
         seen, bwrap = place.root, self.bwrap
         if self.as_root:
@@ -84,14 +84,20 @@ class Sandbox:
         # Inside its user namespace only the sandbox's own processes count; outside, all that this user has anywhere.
         confine += ["prlimit", f"--nproc={limits.processes + 1}:{limits.processes + 1}"]
         prepare = ["/bin/sh", "-c", self._script(place), "autovibe", *confine]
-        return ("unshare", "--mount", "--propagation", "private", *prepare) if self.as_root else tuple(prepare)
+        if self.as_root:
+            prepare = ["unshare", "--mount", "--propagation", "private", *prepare]
+        return ("setpriv", "--pdeathsig", "KILL", *prepare)
 
     def _etc_seen(self, seen: Path) -> Path:
         return seen.parent / "etc" if self.as_root else self.etc
 
     def _script(self, place: Place) -> str:
-        """Every line ends the launcher with 125 when it fails: nothing runs less confined than asked."""
-        lines = [f"echo $$ > {_quoted(directory / 'cgroup.procs')} || exit 125" for directory in place.cgroups]
+        """Every line ends the launcher with 125 when it fails: nothing runs less confined than asked.
+
+        The first: an agent that was killed before the launcher asked for the signal of its death never gives it.
+        """
+        lines = ['[ "$PPID" = "$AUTOVIBE_AGENT" ] || exit 125']
+        lines += [f"echo $$ > {_quoted(directory / 'cgroup.procs')} || exit 125" for directory in place.cgroups]
         if self.as_root:
             for source, name in ((place.root, "machine"), (_tree(self.bwrap), "bwrap"), (self.etc, "etc")):
                 lines.append(f"mount --bind {_quoted(source)} {REACH / name} || exit 125")

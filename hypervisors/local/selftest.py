@@ -82,7 +82,11 @@ def _facts(place: _Probe, arguments: list[str]) -> dict[str, list[str]] | str:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "AUTOVIBE_SECRET": "visible"},
+        env={
+            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+            "AUTOVIBE_AGENT": str(os.getpid()),
+            "AUTOVIBE_SECRET": "visible",
+        },
         cwd="/",
         start_new_session=True,
     )
@@ -136,7 +140,7 @@ def _outlives_parent(place: _Probe) -> Iterator[str]:
         [
             "/bin/sh",
             "-c",
-            '"$@" & wait',
+            'AUTOVIBE_AGENT=$$ "$@" & wait',
             "parent",
             *place.launcher,
             "bash",
