@@ -13,10 +13,14 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
+import structlog
+
 from hypervisors.port import Unreachable
 
 GET_FLAGS, SET_FLAGS, TOP_DIRECTORY = 0x8008_6601, 0x4008_6602, 0x0002_0000
 """FS_IOC_GETFLAGS, FS_IOC_SETFLAGS and FS_TOPDIR_FL of linux/fs.h: what `chattr +T` sets."""
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("hypervisor")
 
 
 class Trash:
@@ -65,9 +69,13 @@ async def _remove(tree: Path) -> None:
 
     What it cannot remove stays; it is in nobody's way and tried again by the next run.
     """
-    remove = await asyncio.create_subprocess_exec(
-        *("nice", "-n", "19", "rm", "-rf", "--one-file-system", "--", str(tree)), stderr=asyncio.subprocess.DEVNULL
-    )
+    try:
+        remove = await asyncio.create_subprocess_exec(
+            *("nice", "-n", "19", "rm", "-rf", "--one-file-system", "--", str(tree)), stderr=asyncio.subprocess.DEVNULL
+        )
+    except OSError as reason:  # no process or descriptor to be had just now: whoever waits here must not end for that
+        _log.warning("trash.kept", tree=tree.name, reason=str(reason))
+        return
     try:
         await remove.wait()
     finally:
