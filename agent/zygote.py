@@ -78,6 +78,11 @@ class Zygote:
         return True
 
     def _fork(self, key: str, spec: str, options: str) -> None:
+        """Fork, unless there is one already: who got no answer in time asks again, and both frames may be waiting."""
+        for pid, known in self._keys.items():
+            if known == key:
+                self._say({"op": "forked", "key": key, "pid": pid})
+                return
         parent = os.getpid()
         try:
             pid = os.fork()

@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID
 
+import structlog
+
 from events.agent import AgentSpec
 from hypervisors.local import cgroups, incarnation, sandbox, seccomp, selftest, trash
 from hypervisors.local.incarnation import Incarnation, Record
@@ -24,6 +26,7 @@ EXITS_MAX = 10_000
 """Exits that nobody has taken; the oldest is forgotten, `list` still shows its incarnation."""
 METER_INTERVAL_S = 1.0
 METER_SAVE_S = 30.0
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("hypervisor")
 
 
 @dataclass(slots=True)
@@ -128,7 +131,7 @@ class LocalHypervisor:
         """
         here = Incarnation(self._machines, spec.machine_id, spec.epoch)
         async with self._locks.setdefault(here.leaf, asyncio.Lock()):
-            if here.leaf in self.zygote.running or here.record() is not None:
+            if here.record() is not None:
                 return self._vm(here)
             confine = await self._ready(spec)
             groups = self._make_groups(here, spec)
@@ -162,7 +165,7 @@ class LocalHypervisor:
             usage = await self.usage(machine_id, epoch)
             if usage.started_at is not None:
                 usage = replace(usage, ended_at=usage.ended_at or datetime.now(UTC))
-                here.write_spent(usage)
+                _keep(here, usage)
             try:
                 await asyncio.to_thread(cgroups.remove, groups)
             except TimeoutError as reason:
@@ -209,7 +212,7 @@ class LocalHypervisor:
         here = Incarnation(self._machines, UUID(machine_id), int(epoch))
         usage = await self.usage(here.machine_id, here.epoch)
         if here.record() is not None:
-            here.write_spent(replace(usage, ended_at=usage.ended_at or datetime.now(UTC)))
+            _keep(here, replace(usage, ended_at=usage.ended_at or datetime.now(UTC)))
         await asyncio.to_thread(cgroups.remove, self._groups(here))
 
     async def _ready(self, spec: MachineSpec) -> sandbox.Sandbox:
@@ -308,4 +311,12 @@ class LocalHypervisor:
             machine_id, _, epoch = leaf.partition(".")
             wall_s = (datetime.now(UTC) - meter.started).total_seconds()
             usage = Usage(reading.cpu_s, meter.memory_byte_s, meter.memory_peak_bytes, wall_s, meter.started, None)
-            Incarnation(self._machines, UUID(machine_id), int(epoch)).write_spent(usage)
+            _keep(Incarnation(self._machines, UUID(machine_id), int(epoch)), usage)
+
+
+def _keep(here: Incarnation, usage: Usage) -> None:
+    """Write down what it used; a disk without space for that must stop neither destroying, which frees it, nor metering."""
+    try:
+        here.write_spent(usage)
+    except OSError as reason:
+        _log.warning("usage.not_kept", machine_id=str(here.machine_id), epoch=here.epoch, reason=str(reason))

@@ -155,7 +155,7 @@ class Zygote:
     def _hear(self, said: Said) -> None:
         match said.op:
             case "forked":
-                self._gone[said.key] = asyncio.Event()
+                self._gone.setdefault(said.key, asyncio.Event())
                 if (answer := self._forking.get(said.key)) is not None and not answer.done():
                     answer.set_result(said.pid)
             case "failed":
