@@ -228,7 +228,7 @@ async def test_a_capture_asked_for_at_once_waits_until_the_workspace_stands(stac
 async def test_a_capture_while_the_goal_writes_is_one_moment(stack: Stack, tmp_path: Path) -> None:
     if not list(Path("/sys/fs/cgroup").glob("**/cgroup.freeze")):
         pytest.skip("this host has no freezer")
-    goal = "echo up; i=0; while :; do i=$((i + 1)); echo $i > a; echo $i > b; done"
+    goal = "i=0; echo 0 > a; echo 0 > b; echo up; while :; do i=$((i + 1)); echo $i > a; echo $i > b; done"
     spec = stack.base.spec(goal, stack.server.url)
     await stack.hypervisor.create(spec)
     await output_of(stack, spec, "up")
