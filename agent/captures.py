@@ -18,6 +18,8 @@ from snapshots.capture import Snapshot
 from snapshots.errors import SnapshotError
 
 CAPTURES_WAITING_MAX = 8
+CAPTURES_ANSWERED_MAX = 64
+"""Answers remembered: a checkpoint is one moment, whoever did not hear of it in time asks again."""
 
 log = structlog.get_logger()
 Answer = WorkspaceCaptured | CaptureFailed
@@ -38,6 +40,7 @@ class Captures:
         self._lock = asyncio.Lock()
         self._stands = asyncio.Event()
         self._running: dict[UUID, asyncio.Task[Answer]] = {}
+        self._answered: dict[UUID, Answer] = {}
         self.freezer = Freezer(())
         self.parent_id: UUID = spec.parent_checkpoint_id
         self.snapshot: str = spec.snapshot
@@ -82,7 +85,9 @@ class Captures:
             await self._capture(kind, self._options.capture_deadline_s, only_changes=True)
 
     async def on_request(self, asked: Capture) -> Answer:
-        """Capture because the hub asks; the same request again joins the one that runs."""
+        """Capture because the hub asks; the same request again joins the one that runs, or gets the answer it got."""
+        if (known := self._answered.get(asked.checkpoint_id)) is not None:
+            return known
         running = self._running.get(asked.checkpoint_id)
         if running is None:
             if len(self._running) >= CAPTURES_WAITING_MAX:
@@ -92,7 +97,11 @@ class Captures:
             running = asyncio.create_task(self._capture(kind, asked.deadline_s))
             self._running[asked.checkpoint_id] = running
             running.add_done_callback(lambda _: self._running.pop(asked.checkpoint_id, None))
-        return await asyncio.shield(running)
+        answer = await asyncio.shield(running)
+        self._answered[asked.checkpoint_id] = answer
+        while len(self._answered) > CAPTURES_ANSWERED_MAX:
+            del self._answered[next(iter(self._answered))]
+        return answer
 
     async def _capture(self, kind: _Kind, deadline_s: float, *, only_changes: bool = False) -> Answer:
         try:
@@ -115,7 +124,12 @@ class Captures:
         return answer
 
     async def _read(self, deadline_s: float) -> Snapshot:
-        return await asyncio.to_thread(self._workspace.capture, self.snapshot, deadline_s)
+        reading = asyncio.create_task(asyncio.to_thread(self._workspace.capture, self.snapshot, deadline_s))
+        try:
+            return await asyncio.shield(reading)
+        except asyncio.CancelledError:
+            await asyncio.wait({reading})  # a thread cannot be cancelled, and the next capture must not run beside it
+            raise
 
     async def _frozen(self, read: Callable[[], Awaitable[Snapshot]]) -> Snapshot:
         """Read with the sandbox held still; one that takes too long goes on with it running."""

@@ -206,6 +206,22 @@ async def test_a_capture_on_request_is_answered_and_reported_and_the_chain_goes_
     await stack.hypervisor.destroy(spec.machine_id, 1)
 
 
+async def test_a_capture_asked_for_again_when_it_is_done_is_the_same_moment(stack: Stack) -> None:
+    spec = stack.base.spec("echo up; while :; do date +%N > now; done", stack.server.url)
+    await stack.hypervisor.create(spec)
+    await output_of(stack, spec, "up")
+    asked = Capture(
+        checkpoint_id=uuid7(), checkpoint_type=CheckpointType.SAFETY, creation_context=CreationContext.BEFORE_RISK
+    )
+    first, again = [await stack.hub.command(spec.machine_id, "Capture", asked) for _ in range(2)]
+    assert first == again
+    await stack.hub.command(spec.machine_id, "Stop", Stop(grace_s=0))
+    await finished(stack.hub, spec.machine_id)
+    captured = [each for each in await stack.hub.reports(spec.machine_id) if isinstance(each, WorkspaceCaptured)]
+    assert [each.checkpoint_id for each in captured].count(asked.checkpoint_id) == 1
+    await stack.hypervisor.destroy(spec.machine_id, 1)
+
+
 async def test_a_capture_asked_for_at_once_waits_until_the_workspace_stands(stack: Stack, tmp_path: Path) -> None:
     spec = stack.base.spec("sleep 30", stack.server.url)
     asked = Capture(
