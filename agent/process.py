@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import IO
 
 from agent.runners.port import Program
@@ -96,6 +97,10 @@ class RunnerProcess:
         """What all its processes have in memory, shared pages counted for each."""
         return sum(_resident_bytes(pid) for pid in _descendants(self._popen.pid))
 
+    def unlinked_bytes(self, device: int) -> int:
+        """What its processes hold open on this device of files that have no name any more."""
+        return sum(_unlinked(_descendants(self._popen.pid), device).values())
+
     def _is_program(self, pid: int) -> bool:
         if not self._confined:
             return True
@@ -172,6 +177,19 @@ def _namespace_ids(pid: int) -> list[int]:
             if line.startswith("NSpid:"):
                 return [int(each) for each in line.split()[1:]]
     return []
+
+
+def _unlinked(pids: Sequence[int], device: int) -> dict[int, int]:
+    """Bytes on disk by inode; a process that ends meanwhile is left out."""
+    found: dict[int, int] = {}
+    for pid in pids:
+        with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    status = entry.stat()
+                    if status.st_nlink == 0 and status.st_dev == device and S_ISREG(status.st_mode):
+                        found[status.st_ino] = status.st_blocks * 512
+    return found
 
 
 def _resident_bytes(pid: int) -> int:

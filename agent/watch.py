@@ -39,12 +39,17 @@ class Watch:
             now_free = _free_bytes(self._root)
             started_s = clock.time()
             if started_s >= due_s or free - now_free > left // NOTICEABLE:
-                used = await asyncio.to_thread(disk_bytes, self._trees, allowed)
+                used = await asyncio.to_thread(self._used_bytes, process, allowed)
                 if used > allowed:
                     return f"disk: more than {used // 2**20} MiB used, limit {self._limits.disk_mib} MiB"
                 left, free = allowed - used, now_free
                 due_s = started_s + WALK_SHARE * (clock.time() - started_s)
             await asyncio.sleep(self._options.watch_s)
+
+    def _used_bytes(self, process: RunnerProcess, enough: int) -> int:
+        """What the trees take, and what no tree shows: files that were removed while they are open."""
+        used = disk_bytes(self._trees, enough)
+        return used if used > enough else used + process.unlinked_bytes(self._root.stat().st_dev)
 
 
 def disk_bytes(trees: Sequence[str], enough: int) -> int:

@@ -80,6 +80,14 @@ async def test_a_script_that_fills_the_disk_is_ended_and_told_so(stack: Stack, p
     assert "limit 16 MiB" in end.reason
 
 
+async def test_files_that_are_removed_while_they_are_open_count_for_the_disk_limit(stack: Stack) -> None:
+    limits = SMALL.model_copy(update={"disk_mib": 16})
+    goal = "for i in $(seq 10); do exec {fd}> f; rm f; head -c 5000000 /dev/zero >&$fd; done; echo full; sleep 15"
+    end = await stack.run(stack.base.spec(goal, stack.server.url, limits=limits), timeout_s=30)
+    assert end.outcome == "failed"
+    assert "limit 16 MiB" in end.reason
+
+
 async def test_a_script_that_writes_a_million_files_is_ended_by_its_disk_limit(stack: Stack) -> None:
     goal = "i=0; while [ $i -lt 1000000 ]; do : > f$i; i=$((i + 1)); done; sleep 60"
     limits = SMALL.model_copy(update={"disk_mib": 32})
