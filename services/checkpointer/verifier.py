@@ -18,6 +18,7 @@ from services.kit.errors import KitError
 from snapshots.errors import SnapshotError
 
 REMEMBERED_MAX = 10_000
+PAUSE_S_MAX = 300.0
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("checkpointer")
 
 
@@ -41,6 +42,8 @@ class Verifier:
         self.moved = Moved()
         self._good: dict[str, tuple[float, int]] = {}
         """Snapshots found good: when (monotonic), and how many files."""
+        self._put_off_until: dict[UUID, tuple[float, float]] = {}
+        """Those that could not be looked at: the pause, and when it is over (monotonic)."""
         self.oldest_s = 0.0
         """How long the one that waits longest has waited."""
 
@@ -48,32 +51,43 @@ class Verifier:
         while True:
             waiting = self._next()
             if waiting is None:
-                await self.moved.wait(self._settings.look_s * 10)
+                await self.moved.wait(min(self._settings.look_s * 10, self._settings.retry_s))
                 continue
             try:
                 took_s = await self._verify(waiting)
             except (SnapshotError, OSError, KitError) as error:
                 _log.warning("verification.delayed", checkpoint_id=str(waiting.checkpoint_id), reason=str(error))
-                await asyncio.sleep(self._settings.retry_s)
+                self._put_off(waiting.checkpoint_id)
                 continue
+            self._put_off_until.pop(waiting.checkpoint_id, None)
             if waiting.age.total_seconds() < self._settings.verify_within_s:
                 await asyncio.sleep(took_s * (1 / self._settings.verify_share - 1))
+
+    def _put_off(self, checkpoint_id: UUID) -> None:
+        """Let the others go first: one that needs more scratch than there is must not hold them all up."""
+        pause_s, _ = self._put_off_until.get(checkpoint_id, (self._settings.retry_s / 2, 0.0))
+        pause_s = min(PAUSE_S_MAX, 2 * pause_s)
+        self._put_off_until[checkpoint_id] = (pause_s, time.monotonic() + pause_s)
 
     @property
     def is_late(self) -> bool:
         return self.oldest_s > self._settings.verify_within_s
 
     def _next(self) -> Waiting | None:
-        moment = now()
+        moment, clock = now(), time.monotonic()
         oldest: Waiting | None = None
+        oldest_s = 0.0
         for project in self._desk.overview.projects.values():
             for checkpoint_id in project.unverified:
                 checkpoint = project.tree[checkpoint_id]
                 assert checkpoint.taken is not None, "what is unverified was taken"
                 age = moment - checkpoint.taken_at
+                oldest_s = max(oldest_s, age.total_seconds())
+                if self._put_off_until.get(checkpoint_id, (0.0, 0.0))[1] > clock:
+                    continue
                 if oldest is None or age > oldest.age:
                     oldest = Waiting(project.slug, checkpoint_id, checkpoint.taken.snapshot, age)
-        self.oldest_s = oldest.age.total_seconds() if oldest else 0.0
+        self.oldest_s = oldest_s
         return oldest
 
     async def _verify(self, waiting: Waiting) -> float:
