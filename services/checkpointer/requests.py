@@ -55,8 +55,12 @@ class Requests:
         """Look for ever, at once when something was heard and in between for deadlines."""
         async with asyncio.TaskGroup() as group:
             while True:
+                unsettled: set[UUID] = set()
                 for project in list(self._desk.overview.projects.values()):
+                    unsettled |= project.unsettled
                     self._look_at(project, group)
+                for checkpoint_id in self._asked.keys() - unsettled - self._busy:
+                    del self._asked[checkpoint_id]
                 await self.moved.wait(self._settings.look_s)
 
     def _look_at(self, project: Project, group: asyncio.TaskGroup) -> None:
@@ -126,8 +130,6 @@ class Requests:
             await self._desk.say(
                 project.slug, checkpoint_id, lambda checkpoint: decide(failed, checkpoint), lambda: project.cause(ACTOR)
             )
-        if self._desk.overview.checkpoint(project.slug, checkpoint_id).is_settled:
-            self._asked.pop(checkpoint_id, None)
 
     async def _tell(self, slug: str, machine_id: UUID, epoch: int, checkpoint_id: UUID) -> bool:
         """Send the command; the outcome comes as a report. False: nobody answered yet."""
