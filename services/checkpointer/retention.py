@@ -40,6 +40,8 @@ class Retention:
         self._chunks = chunks
         self._settings = settings
         self.keep = keep or keep_of(settings)
+        self._is_swept = False
+        """Whether nothing was purged since the last sweep; an earlier run may have ended between the two."""
 
     async def run(self) -> None:
         while self.keep.is_anything:
@@ -59,9 +61,11 @@ class Retention:
                     project.slug, checkpoint_id, lambda known: decide(command, known), lambda: Cause(ACTOR)
                 )
                 dropped += 1
-        if not dropped:
+                self._is_swept = False
+        if self._is_swept or not self.keep.is_anything:
             return 0
         swept = await self._chunks.sweep(live(self._desk.overview), self._settings.sweep_grace_s)
+        self._is_swept = True
         _log.info("store.swept", checkpoints=dropped, freed_bytes=swept.freed_bytes, live_chunks=swept.live_chunks)
         return swept.freed_bytes
 

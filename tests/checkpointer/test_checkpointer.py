@@ -1,5 +1,6 @@
 """What becomes a checkpoint and what does not, on a real log and a real store."""
 
+import asyncio
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +16,10 @@ from events.budget import BudgetAllocated
 from events.fresh import now, uuid7
 from events.words import BudgetPeriod, CheckpointType, Resource, Unit
 from services.checkpointer.app import Checkpointer
+from services.checkpointer.chunks import Chunks, Verdict
+from services.checkpointer.desk import Desk
+from services.checkpointer.verifier import Verifier
+from snapshots.errors import StoreFull
 from tests.checkpointer.world import GENESIS, SHOP, World, captured, failed
 from tests.harness import eventually
 
@@ -101,15 +106,15 @@ async def test_a_capture_that_failed_is_recorded_and_nothing_else_happens(world:
     assert missing == e.CheckpointFailed(machine_id=machine_id, reason="disk full")
 
 
-async def test_what_a_fenced_epoch_reports_is_buried_and_never_a_fact(world: World) -> None:
+async def test_what_a_fenced_epoch_reports_is_refused_and_never_a_fact(world: World) -> None:
     await world.project()
     machine_id = await world.working()
     await world.happen(at.machine(SHOP, machine_id), m.MachineRecoveryStarted(epoch=1, attempt=1, reason="gone"))
     report = captured(world.snapshot(a="1"))
     async with world.checkpointer():
         await world.report(machine_id, 1, report)
-        [letter] = await eventually(world.letters)
-    assert "epoch 1 is over" in letter
+        [said] = await eventually(world.refusals)
+    assert "epoch 1 is over" in said
     assert await world.story(report.checkpoint_id) == []
 
 
@@ -120,8 +125,8 @@ async def test_a_machine_of_another_project_cannot_put_a_checkpoint_into_this_on
     report = captured(world.snapshot(a="1"))
     async with world.checkpointer():
         await world.report(stranger, 1, report, slug=SHOP)
-        [letter] = await eventually(world.letters)
-    assert "none of project webshop" in letter
+        [said] = await eventually(world.refusals)
+    assert "none of project webshop" in said
     assert await world.story(report.checkpoint_id) == []
 
 
@@ -132,7 +137,7 @@ async def test_what_comes_after_the_machines_end_is_no_checkpoint(world: World) 
     report = captured(world.snapshot(a="1"))
     async with world.checkpointer():
         await world.report(machine_id, 1, report)
-        await eventually(world.letters)
+        await eventually(world.refusals)
     assert await world.story(report.checkpoint_id) == []
 
 
@@ -276,3 +281,70 @@ async def test_retention_drops_what_no_rule_keeps_and_the_store_with_it(world: W
 async def purged(world: World, checkpointer: Checkpointer, checkpoint_id: UUID) -> bool:
     await checkpointer.retention.once()
     return e.CheckpointPurged in map(type, await world.story(checkpoint_id))
+
+
+async def test_a_sweep_that_a_crash_left_out_is_made_up_for(world: World) -> None:
+    """The facts are said first: who ended between them and the sweep would leave the bytes there for ever."""
+    await world.project()
+    machine_id = await world.working()
+    reports = [captured(world.snapshot(a=str(uuid7()) * 1_000)) for _ in range(2)]
+    async with world.checkpointer():
+        for report in reports:
+            await world.report(machine_id, 1, report)
+            await world.until(report.checkpoint_id, e.CheckpointVerified)
+    await world.happen(at.checkpoint(SHOP, reports[0].checkpoint_id), e.CheckpointPurged(reason="retention"))
+    async with world.checkpointer() as checkpointer:
+        checkpointer.retention.keep = Keep(last=5, younger_than=timedelta(0))
+        assert await checkpointer.retention.once() > 0
+        assert await checkpointer.retention.once() == 0
+    assert world.store.missing([bytes.fromhex(reports[0].snapshot)])
+    assert not world.store.missing([bytes.fromhex(reports[1].snapshot)])
+
+
+class NoRoom(Chunks):
+    """Has no scratch for one snapshot."""
+
+    too_large = ""
+
+    async def verdict(self, snapshot: str) -> Verdict:
+        if snapshot == self.too_large:
+            raise StoreFull("no space left for it")
+        return await super().verdict(snapshot)
+
+
+async def test_a_checkpoint_that_cannot_be_verified_now_does_not_hold_up_the_others(world: World) -> None:
+    await world.project()
+    machine_id = await world.working()
+    world.settings = world.settings.model_copy(update={"verify": False})
+    reports = [captured(world.snapshot(a=str(uuid7()))) for _ in range(2)]
+    async with world.checkpointer():
+        for report in reports:
+            await world.report(machine_id, 1, report)
+            await world.until(report.checkpoint_id, e.CheckpointTaken)
+    desk = Desk(world.bus.log)
+    await desk.load()
+    chunks = NoRoom(world.store, 1)
+    chunks.too_large = reports[0].snapshot
+    verifying = asyncio.create_task(Verifier(desk, chunks, world.settings).run())
+    try:
+        await world.until(reports[1].checkpoint_id, e.CheckpointVerified)
+        chunks.too_large = ""
+        await world.until(reports[0].checkpoint_id, e.CheckpointVerified)
+    finally:
+        verifying.cancel()
+        await asyncio.gather(verifying, return_exceptions=True)
+        chunks.close()
+
+
+async def test_nothing_is_remembered_of_a_capture_that_is_settled(world: World) -> None:
+    await world.project()
+    machine_id = await world.working()
+    checkpoint_id = uuid7()
+    async with world.checkpointer() as checkpointer:
+        await world.until(GENESIS, e.CheckpointTaken)
+        await world.happen(at.checkpoint(SHOP, checkpoint_id), e.CheckpointRequested(machine_id=machine_id))
+        asked = checkpointer._requests._asked  # pyright: ignore[reportPrivateUsage] (memory has no public face)
+        await eventually(lambda: checkpoint_id in asked)
+        await world.report(machine_id, 1, captured(world.snapshot(a="x"), checkpoint_id=checkpoint_id))
+        await world.until(checkpoint_id, e.CheckpointTaken)
+        await eventually(lambda: not asked)
