@@ -1,4 +1,4 @@
-"""Records beside the log: what the door refused and what a handler could not do. They are never folded."""
+"""Records beside the log: what was refused and what a handler could not do. They are never folded."""
 
 from typing import Annotated
 
@@ -23,9 +23,10 @@ class Problem(Value):
 
 
 class Rejected(Value):
-    """What the door refused.
+    """What the door refused, and what a service refused of a machine's reports.
 
-    Stream REJECTED, subject `rejected.<project>.<aggregate>.<id>.<Type>`, odd tokens replaced by `_`.
+    Stream REJECTED, subject `rejected.<project>.<aggregate>.<id>.<Type>`, odd tokens replaced by `_`; of a report
+    `rejected.<project>.machine.<machine_id>.<Report>`.
     """
 
     problem: Problem
@@ -38,7 +39,10 @@ class Rejected(Value):
 
 
 class DeadLetter(Value):
-    """What a handler could not do after all attempts; stream DEAD, subject `dead.<service>.<stream>.<seq>`."""
+    """What a handler could not do after all attempts.
+
+    Stream DEAD, subject `dead.<service>.<stream>.<seq>`; of a machine's report, with `.<project>.<machine_id>` after it.
+    """
 
     service: Name
     durable: Name

@@ -28,7 +28,7 @@ class Reports:
         self._settings = settings
 
     async def handle(self, report: Report) -> None:
-        """Record what is reported, once; what a fenced epoch says is buried.
+        """Record what is reported, once; what a fenced epoch says is refused.
 
         Raises:
             Never: The epoch is over, the machine has ended or is none of this project, or it is no capture.

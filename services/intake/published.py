@@ -6,20 +6,17 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
-from nats.errors import Error as NatsError
-from nats.js.errors import Error as JetStreamError
-
 from domain.door import Request, is_missing, read, rejected_subject
 from domain.refusal import cut
 from events import fresh
-from events.envelope import MSG_ID
 from events.records import EXCERPT_CHARS_MAX, Problem, Rejected
 from services.intake.admit import Admission
 from services.intake.knock import Sender, cause, client_id, log_id, project_sender
 from services.intake.rate import Rate
+from services.kit import rejected
 from services.kit.bus import Bus
 from services.kit.delivery import Later
-from services.kit.errors import LogFull, Transient
+from services.kit.errors import LogFull
 from services.kit.message import RawMessage
 
 PREFIX = "in"
@@ -82,12 +79,8 @@ class Published:
             size_bytes=len(message.data),
             rejected_at=fresh.now(),
         )
-        headers = {MSG_ID: f"IN:{message.seq}@{message.recorded_ns}"}
-        body = record.model_dump_json(exclude_none=True).encode()
-        try:
-            await self._bus.js.publish(rejected_subject(message.subject), body, stream="REJECTED", headers=headers)
-        except (NatsError, JetStreamError, TimeoutError) as error:
-            raise Transient(f"the refusal of IN seq {message.seq} could not be recorded: {error!r}") from error
+        msg_id = f"IN:{message.seq}@{message.recorded_ns}"
+        await rejected.record(self._bus, rejected_subject(message.subject), record, msg_id)
 
 
 class _Order:

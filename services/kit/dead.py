@@ -2,6 +2,9 @@
 
 A letter's body is a `DeadLetter`; the message is kept in headers beside it, because a work queue forgets what is
 terminated. Retrying asks the service that buried it to handle it once more, now; only then is the letter deleted.
+
+DEAD is bounded and, when it is full, nothing more can be buried anywhere. So of a machine's reports, which it can make
+as large and as many as it likes, only the first `REPORTS_MAX` letters are kept, each cut to `REPORT_BYTES_MAX`.
 """
 
 import base64
@@ -17,7 +20,8 @@ from services.kit.bus import Bus
 from services.kit.errors import Refused, Transient
 from services.kit.log_follow import Follower
 from services.kit.message import RawMessage
-from services.kit.wire import ApiError
+from services.kit.rejected import token_of
+from services.kit.wire import ApiError, mapping
 
 BODY_HEADER = "Autovibe-Message"
 """Base64 of the message's body."""
@@ -26,6 +30,12 @@ HEADER_HEADER = "Autovibe-Headers"
 CUT_HEADER = "Autovibe-Cut"
 """There when the message was too large to be kept whole: it cannot be retried."""
 KEPT_BYTES_MAX = 600 * 1024
+CUT_BYTES = 64 * 1024
+"""What is kept of a larger message."""
+REPORT_BYTES_MAX = 16 * 1024
+"""Of a report and its headers; a larger one is cut."""
+REPORTS_MAX = 20
+"""Letters of one machine, over all services; two that bury at the same moment may make it a few more."""
 ERROR_CHARS_MAX = 4_000
 BURY_TIMEOUT_S = 5.0
 RETRY_TIMEOUT_S = 60.0
@@ -49,13 +59,27 @@ def retry_subject(durable: str) -> str:
 
 
 async def bury(
-    bus: Bus, *, service: str, durable: str, stream: str, message: RawMessage, attempts: int, error: str
-) -> None:
+    bus: Bus,
+    *,
+    service: str,
+    durable: str,
+    stream: str,
+    message: RawMessage,
+    attempts: int,
+    error: str,
+    of_agents: bool = False,
+) -> bool:
     """Write a dead letter; returns when it is stored.
+
+    Returns:
+        False: it is a report of a machine that has `REPORTS_MAX` letters already, and was not stored.
 
     Raises:
         Transient, Refused: It was not: the message must stay where it is.
     """
+    machine = "".join(f".{token_of(part)}" for part in message.subject.split(".")[1:3]) if of_agents else ""
+    if machine and await _count(bus, f"dead.*.*.*{machine}") >= REPORTS_MAX:
+        return False
     letter = DeadLetter(
         service=service,
         durable=durable,
@@ -66,21 +90,32 @@ async def bury(
         error=error[:ERROR_CHARS_MAX],
         buried_at=now(),
     )
-    whole = len(message.data) + len(message.header) <= KEPT_BYTES_MAX
+    kept_max, cut_to = (REPORT_BYTES_MAX, REPORT_BYTES_MAX) if of_agents else (KEPT_BYTES_MAX, CUT_BYTES)
+    whole = len(message.data) + len(message.header) <= kept_max
     headers = {
         "Nats-Msg-Id": f"{durable}:{stream}:{message.seq}:{attempts}:{letter.buried_at.timestamp()}",
-        BODY_HEADER: _b64(message.data if whole else message.data[:65_536]),
+        BODY_HEADER: _b64(message.data if whole else message.data[:cut_to]),
         HEADER_HEADER: _b64(message.header if whole else b""),
     }
     if not whole:
         headers[CUT_HEADER] = "1"
     block = b"NATS/1.0\r\n" + b"".join(b"%b: %b\r\n" % (k.encode(), v.encode()) for k, v in headers.items()) + b"\r\n"
     reply = await bus.wire.publish(
-        f"dead.{service}.{stream}.{message.seq}", block, letter.model_dump_json().encode(), BURY_TIMEOUT_S
+        f"dead.{service}.{stream}.{message.seq}{machine}", block, letter.model_dump_json().encode(), BURY_TIMEOUT_S
     )
     answer: Mapping[str, object] = orjson.loads(reply.data)
     if "error" in answer:
         raise Refused(f"the dead letter was not stored: {answer['error']}")
+    return True
+
+
+async def _count(bus: Bus, subject: str) -> int:
+    """Return how many letters lie under a subject, at most what one answer of the server lists."""
+    try:
+        info = await bus.wire.api(f"STREAM.INFO.{DEAD}", {"subjects_filter": subject})
+    except ApiError as error:
+        raise Refused(f"the letters under {subject} could not be counted: {error}") from error
+    return len(mapping(mapping(info["state"]).get("subjects") or {}))
 
 
 async def letters(bus: Bus, after: int = 0) -> AsyncGenerator[Letter]:

@@ -21,11 +21,15 @@ class Later(KitError):
 
 
 class Never(KitError):
-    """Raised by a handler: it can never be done; bury it now, with the reason."""
+    """Raised by a handler: it can never be done; bury it now, with the reason. A report is refused, not buried."""
+
+
+class Killer(KitError):
+    """The message was delivered too often without an answer: it has been killing the process."""
 
 
 class Poison(KitError):
-    """The message cannot even be read; it is buried at once."""
+    """The message cannot even be read; it is buried at once. A report is refused, not buried."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ class Metrics:
         self.service = service
         self._handled = Counter(
             "autovibe_messages_handled",
-            "Messages by consumer and outcome: ok, later, transient, failed, buried",
+            "Messages by consumer and outcome: ok, later, transient, failed, buried, rejected, dropped",
             ["service", "consumer", "outcome"],
             registry=self.registry,
         )

@@ -3,6 +3,8 @@
 A handler that returns is acknowledged. `Later` comes again after its delay, `Never` is buried, any other error comes
 again with growing pauses and is buried after `attempts_max` failures in this process. `Transient` and `LogFull` (the
 log or database is away) are never buried. A message that cannot be read is buried at once. Burying comes before terminating.
+What agents report is untrusted: what cannot be read of it, or is refused with `Never`, becomes a `Rejected` record, and
+what a handler failed at is kept cut, and only some of it per machine.
 Messages of one aggregate are handled one at a time and in order, except that a delayed one is overtaken.
 """
 
@@ -18,10 +20,11 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from events.envelope import Recorded
-from services.kit import broker, dead
+from events.records import Problem
+from services.kit import broker, dead, rejected
 from services.kit.broker import NatsMessage
 from services.kit.bus import Bus
-from services.kit.delivery import Later, Never, Poison, Report, report_of
+from services.kit.delivery import Killer, Later, Never, Poison, Report, report_of
 from services.kit.errors import KitError, LogFull, Refused, Transient
 from services.kit.health import Health, Part
 from services.kit.message import RawMessage, decode
@@ -45,6 +48,7 @@ CRASHES_MAX = 50
 PAUSE_MIN_S = 0.2
 PAUSE_MAX_S = 30.0
 BURIAL_PAUSE_S = 10.0
+ERROR_CHARS_MAX = 2_000
 PROGRESS_EVERY_S = 10.0
 STALLED_S = 60.0
 AT_WORK_MAX_S = 600.0
@@ -94,6 +98,7 @@ class Reactors:
     ) -> Callable[[Callable[[Report], Awaitable[None]]], Callable[[Report], Awaitable[None]]]:
         """Hear what agents report."""
         reactor = self._reactor(stream, durable, concurrency, attempts_max)
+        reactor.of_agents = True
 
         def register(handler: Callable[[Report], Awaitable[None]]) -> Callable[[Report], Awaitable[None]]:
             reactor.routes.append(Route(tuple(subjects), handler, report_of, about_report))
@@ -236,7 +241,9 @@ class Reactors:
                 _log.warning("message.delayed", **context, delay_s=pause_s, reason=str(error))
                 self._metrics.handled(reactor.durable, "transient", 0)
                 await _quietly(raw.nak(delay=pause_s))
-            case Never() | Poison():
+            case Never() | Poison() if reactor.of_agents:
+                await self._reject(reactor, raw, stored, error)
+            case Never() | Poison() | Killer():
                 await self._bury(reactor, raw, stored, 1 + reactor.failures.get(stored.seq, 0), str(error))
             case _:
                 failures = reactor.failed(stored.seq)
@@ -248,10 +255,26 @@ class Reactors:
                 self._metrics.handled(reactor.durable, "failed", 0)
                 await _quietly(raw.nak(delay=pause_s))
 
+    async def _reject(self, reactor: Reactor, raw: Msg, stored: RawMessage, error: Never | Poison) -> None:
+        context = {"durable": reactor.durable, "seq": stored.seq, "subject": stored.subject[:300]}
+        said = rejected.shown(str(error), ERROR_CHARS_MAX)
+        unreadable = isinstance(error, Poison)
+        problem = Problem(code="bad_report", message=said) if unreadable else Problem(code="refused", message=said)
+        try:
+            await rejected.record_report(self._bus, reactor.stream, stored, problem)
+        except Transient as trouble:
+            _log.warning("report.kept", **context, reason=str(trouble), error=said)
+            await _quietly(raw.nak(delay=BURIAL_PAUSE_S))
+            return
+        _log.warning("report.rejected", **context, reason=said)
+        self._metrics.handled(reactor.durable, "rejected", 0)
+        reactor.failures.pop(stored.seq, None)
+        await _quietly(raw.term())
+
     async def _bury(self, reactor: Reactor, raw: Msg, stored: RawMessage, attempts: int, error: str) -> None:
         context = {"durable": reactor.durable, "seq": stored.seq, "subject": stored.subject[:300]}
         try:
-            await dead.bury(
+            kept = await dead.bury(
                 self._bus,
                 service=self.service,
                 durable=reactor.durable,
@@ -259,13 +282,14 @@ class Reactors:
                 message=stored,
                 attempts=attempts,
                 error=error,
+                of_agents=reactor.of_agents,
             )
         except KitError as trouble:
             _log.error("message.unburied", **context, reason=str(trouble), error=error)
             await _quietly(raw.nak(delay=BURIAL_PAUSE_S))
             return
-        _log.error("message.buried", **context, attempts=attempts, error=error)
-        self._metrics.handled(reactor.durable, "buried", 0)
+        _log.error("message.buried" if kept else "report.dropped", **context, attempts=attempts, error=error)
+        self._metrics.handled(reactor.durable, "buried" if kept else "dropped", 0)
         reactor.failures.pop(stored.seq, None)
         await _quietly(raw.term())
 
@@ -286,7 +310,7 @@ class Reactors:
 
 def _refuse_killer(deliveries: int, reactor: Reactor) -> None:
     if deliveries > CRASHES_MAX * reactor.attempts_max:
-        raise Never(f"delivered {deliveries} times without an answer")
+        raise Killer(f"delivered {deliveries} times without an answer")
 
 
 def _pause(failures: int) -> float:

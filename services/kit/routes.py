@@ -50,6 +50,8 @@ class Reactor:
     durable: str
     concurrency: int
     attempts_max: int
+    of_agents: bool = False
+    """What comes is untrusted: who sent it can make it unreadable or late at will, and must not fill DEAD with it."""
     routes: list[Route[Any]] = field(default_factory=list[Route[Any]])
     locks: KeyedLocks[str] = field(default_factory=KeyedLocks[str])
     failures: OrderedDict[int, int] = field(default_factory=OrderedDict[int, int])

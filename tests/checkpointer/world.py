@@ -6,8 +6,6 @@ from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
 
-import orjson
-
 from events import address as at
 from events import machine as m
 from events.agent import CaptureFailed, WorkspaceCaptured
@@ -17,6 +15,7 @@ from events.envelope import Cause
 from events.fresh import uuid7
 from events.ids import derived
 from events.project import ProjectAdvanced, ProjectCreated
+from events.records import Rejected
 from events.words import CheckpointType, CreationContext, MachineType, Outcome, Resource
 from services.checkpointer.app import Checkpointer, CheckpointerSettings, create_app
 from services.kit import topology
@@ -111,11 +110,12 @@ class World:
         history = await self.bus.log.load(at.project(slug))
         return [r.event.checkpoint_id for r in history.events if isinstance(r.event, ProjectAdvanced)]
 
-    async def letters(self) -> list[str]:
-        """The errors of all dead letters of the checkpointer."""
-        info = await self.bus.js.stream_info("DEAD")
-        found = [await self.bus.js.get_msg("DEAD", seq + 1) for seq in range(info.state.last_seq)]
-        return [str(orjson.loads(letter.data or b"{}").get("error")) for letter in found]
+    async def refusals(self) -> list[str]:
+        """What was said of all reports that were refused; none of them may be a dead letter."""
+        assert (await self.bus.js.stream_info("DEAD")).state.messages == 0
+        info = await self.bus.js.stream_info("REJECTED")
+        found = [await self.bus.js.get_msg("REJECTED", seq + 1) for seq in range(info.state.last_seq)]
+        return [Rejected.model_validate_json(record.data or b"").problem.message for record in found]
 
 
 def captured(

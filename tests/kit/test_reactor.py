@@ -19,14 +19,16 @@ from events.agent import AgentRegistered
 from events.budget import BudgetRequested
 from events.envelope import Cause, Recorded
 from events.project import ProjectCreated
+from events.records import EXCERPT_CHARS_MAX, Rejected
 from events.words import Unit
-from schema.streams import DEAD, IN, ISSUER, LOG, Json
+from schema.streams import DEAD, IN, ISSUER, LOG, REJECTED, Json
 from services.kit import dead, topology
 from services.kit.bus import Bus
 from services.kit.dead import Letter
 from services.kit.delivery import Later, Never, Report
 from services.kit.errors import LogFull, Refused, Transient
 from services.kit.log import Write
+from services.kit.log_follow import Follower
 from services.kit.message import RawMessage
 from services.kit.reactor import Reactors, covers
 from tests.harness import eventually
@@ -41,6 +43,14 @@ async def create(bus: Bus, name: str) -> int:
 
 async def letters(bus: Bus) -> list[Letter]:
     return [letter async for letter in dead.letters(bus)]
+
+
+async def refusals(bus: Bus) -> list[tuple[str, Rejected]]:
+    """Return what was refused and under which subject, oldest first."""
+    found: list[tuple[str, Rejected]] = []
+    async for batch in Follower(bus.wire, REJECTED, 0, ("rejected.>",), 100).batches(stop_at_end=True):
+        found += [(message.subject, Rejected.model_validate_json(message.data)) for message in batch]
+    return found
 
 
 @asynccontextmanager
@@ -154,7 +164,7 @@ async def test_while_dead_letters_cannot_be_stored_the_message_stays(bus: Bus, m
         await eventually(lambda: letters(bus))
 
 
-async def test_reports_are_read_and_poison_among_them_is_buried_whole(bus: Bus) -> None:
+async def test_reports_are_read_and_what_cannot_be_read_is_refused_not_buried(bus: Bus) -> None:
     reactors = Reactors(bus, "spawner")
     heard: list[Report] = []
     context: list[dict[str, object]] = []
@@ -183,9 +193,86 @@ async def test_reports_are_read_and_poison_among_them_is_buried_whole(bus: Bus) 
     assert report.model == AgentRegistered(agent_version="1.2")
     assert context[0]["machine_id"] == str(UUID(str(machine_id)))
     assert context[0]["cause"] == "AgentRegistered"
+    assert await letters(bus) == []
+    records = await refusals(bus)
+    assert {record.subject: record.excerpt for _, record in records} == {
+        subject: body.decode("utf-8", "backslashreplace") for subject, body in poison.items()
+    }
+    assert {record.problem.code for _, record in records} == {"bad_report"}
+    assert f"rejected.web.machine.{machine_id}.Nonsense" in {subject for subject, _ in records}
+    assert {record.sender for _, record in records} == {f"machine:{machine_id}", "machine:no-uuid"}
+
+
+async def test_no_machine_can_fill_the_dead_letters_with_what_is_refused_of_it(bus: Bus) -> None:
+    reactors = Reactors(bus, "checkpointer")
+
+    @reactors.on_report(stream=IN, durable="checkpointer-reports", subjects=["from.*.*.*.checkpointer.>"])
+    async def on_report(report: Report) -> None:
+        raise Never(f"epoch {report.epoch} is over \x1b[31m")
+
+    machine_id = fresh.uuid7()
+    subject = address.report("web", machine_id, 1, "checkpointer", "CaptureFailed")
+    body = b'{"checkpoint_id":"%b","reason":"x"}' % str(machine_id).encode()
+    async with reactors.running():
+        for n in range(3):
+            await bus.js.publish(subject, body + b" " * 500_000, headers={"Nats-Msg-Id": f"{n}" * 1_000})
+            await bus.js.publish(subject, b"\xff\x00" * 250_000)
+        await eventually(lambda: acknowledged(bus, "checkpointer-reports", IN))
+    assert (await bus.js.stream_info(DEAD)).state.messages == 0
+    records = await refusals(bus)
+    assert {where for where, _ in records} == {f"rejected.web.machine.{machine_id}.CaptureFailed"}
+    assert sorted(record.problem.code for _, record in records) == ["bad_report"] * 3 + ["refused"] * 3
+    assert {record.problem.message for _, record in records if record.problem.code == "refused"} == {
+        "epoch 1 is over \\x1b[31m"
+    }
+    assert all(record.size_bytes >= 500_000 and len(record.excerpt) <= EXCERPT_CHARS_MAX for _, record in records)
+
+
+async def test_a_report_stays_until_its_refusal_is_recorded(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.kit.reactor.BURIAL_PAUSE_S", 0.1)
+    config = cast("Json", (await bus.wire.api(f"STREAM.INFO.{REJECTED}"))["config"])
+    await bus.wire.api(f"STREAM.DELETE.{REJECTED}")
+    reactors = Reactors(bus, "spawner")
+    heard = 0
+
+    @reactors.on_report(stream=IN, durable="spawner-reports", subjects=["from.*.*.*.spawner.>"])
+    async def on_report(_: Report) -> None:
+        nonlocal heard
+        heard += 1
+        raise Never("no")
+
+    async with reactors.running():
+        subject = address.report("web", fresh.uuid7(), 1, "spawner", "AgentRegistered")
+        await bus.js.publish(subject, b'{"agent_version":"1"}')
+        await eventually(lambda: heard >= 2)
+        await bus.wire.api(f"STREAM.CREATE.{REJECTED}", config)
+        await eventually(lambda: refusals(bus))
+
+
+async def test_of_reports_that_we_fail_at_few_are_kept_per_machine_and_cut(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.kit.dead.REPORTS_MAX", 3)
+    reactors = Reactors(bus, "spawner")
+
+    @reactors.on_report(stream=IN, durable="spawner-reports", subjects=["from.*.*.*.spawner.>"], attempts_max=1)
+    async def on_report(_: Report) -> None:
+        raise RuntimeError("our fault")
+
+    loud, calm = fresh.uuid7(), fresh.uuid7()
+    large = b'{"agent_version":"1"}' + b" " * 500_000
+    async with reactors.running():
+        for machine_id, bodies in ((loud, [large] * 5), (calm, [b'{"agent_version":"1"}'])):
+            for body in bodies:
+                await bus.js.publish(address.report("web", machine_id, 1, "spawner", "AgentRegistered"), body)
+        await eventually(lambda: acknowledged(bus, "spawner-reports", IN))
     buried = await letters(bus)
-    assert {letter.message.subject: letter.message.data for letter in buried} == poison
-    assert all(letter.message.headers == {"X": "y"} for letter in buried)
+    of_loud = [letter for letter in buried if str(loud) in letter.letter.subject]
+    assert [letter.whole for letter in of_loud] == [False] * 3
+    assert all(len(letter.message.data) == dead.REPORT_BYTES_MAX for letter in of_loud)
+    (of_calm,) = [letter for letter in buried if letter not in of_loud]
+    assert (of_calm.whole, of_calm.letter.error) == (True, "RuntimeError: our fault")
+    assert await refusals(bus) == []
 
 
 async def test_hostile_subjects_reach_a_raw_handler_escaped(bus: Bus) -> None:
