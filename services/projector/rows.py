@@ -83,17 +83,38 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """What a subject says, parsed once."""
+    """What a subject says but for the type, parsed once: each of an aggregate's events has another subject."""
+
+    aggregate: str
+    fields: bytes
+    """project_uuid to aggregate_id as COPY wants them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What there is to know of an event type."""
 
     type: str
+    aggregate: str
     version: int
     validate: Callable[[bytes], Event]
-    fields: bytes
-    """project_uuid to type as COPY wants them."""
+    field: bytes
 
 
 class Unreadable(ValueError):
     """This event cannot be projected by this version."""
+
+
+def _text_field(raw: bytes) -> bytes:
+    return _LENGTH.pack(len(raw)) + raw
+
+
+_KINDS: Final = {
+    name.encode(): _Kind(
+        name, event.aggregate, event.version, TypeAdapter(event).validator.validate_json, _text_field(name.encode())
+    )
+    for name, event in EVENTS.items()
+}
 
 
 def cut(messages: Sequence[RawMessage], limit: int) -> Iterator[Sequence[RawMessage]]:
@@ -137,22 +158,26 @@ def prepare(messages: Iterable[RawMessage], after: int, head: bytes) -> Batch:
 
 def _add(batch: Batch, message: RawMessage) -> None:
     seq, data = message.seq, message.data
-    place = _place(message.subject_bytes)
-    place.validate(data)
+    start, _, name = message.subject_bytes.rpartition(b".")
+    place, kind = _place(start), _KINDS.get(name)
+    if place is None or kind is None or kind.aggregate != place.aggregate:
+        raise _unreadable(message.subject)
+    kind.validate(data)
     values = header_values(message.header)
     made = link(batch.hash, seq, message.subject_bytes, values, data)
     id_, time, schema_version, actor, causation, correlation, reason, sourced = values
     if sourced:
         id_, time, actor, causation, correlation = _fired(message)
     version = int(schema_version or b"1")
-    if version > place.version:
-        raise Unreadable(f"schema version {version} is newer than the {place.version} this version knows")
+    if version > kind.version:
+        raise Unreadable(f"schema version {version} is newer than the {kind.version} this version knows")
     recorded = message.recorded_ns // 1000 - _EPOCH_MICROS
     occurred = _micros(datetime.fromisoformat(time.decode()))
     body = _NUL.sub(rb"\1\\ufffd", data) if b"\\u0000" in data else data
     row = (
         _FIXED.pack(18, 8, seq, 8, occurred, 8, recorded, 4, version, 16, _uuid(id_), 32, batch.hash, 32, made),
         place.fields,
+        kind.field,
         _uuid_field(causation),
         _uuid_field(correlation),
         _header_field(actor),
@@ -162,7 +187,7 @@ def _add(batch: Batch, message: RawMessage) -> None:
         body,
     )
     batch.rows.append(b"".join(row))
-    batch.types.add(place.type)
+    batch.types.add(kind.type)
     if not batch.month_from <= recorded < batch.month_to:
         _enter_month(batch, recorded)
     batch.previous, batch.hash = batch.hash, made
@@ -181,27 +206,30 @@ def _fired(message: RawMessage) -> tuple[bytes, bytes, bytes, bytes, bytes]:
 
 
 @lru_cache(maxsize=ADDRESSES_MAX)
-def _place(subject: bytes) -> _Place:
+def _place(start: bytes) -> _Place | None:
+    """Read a subject without its last token; None: it is no address."""
     try:
-        address, type_name = parse(subject.decode("utf-8", "backslashreplace"))
-    except BadSubject as error:
-        raise Unreadable(str(error)) from error
-    event = EVENTS.get(type_name)
-    if event is None:
-        raise Unreadable(f"event type {type_name!r} is not known to this version")
-    if event.aggregate != address.aggregate:
-        raise Unreadable(f"{type_name} happens to a {event.aggregate}, not to a {address.aggregate}")
+        address, _ = parse(f"{start.decode('utf-8', 'backslashreplace')}.Any")
+    except BadSubject:
+        return None
     fields = (
         _UUID_LENGTH + project_uuid(address.project).bytes,
         _aggregate_uuid(address.project, address.aggregate, address.id),
-        *(_text_field(token.encode()) for token in (address.project, address.aggregate, address.id, type_name)),
+        *(_text_field(token.encode()) for token in (address.project, address.aggregate, address.id)),
     )
-    return _Place(type_name, event.version, _validator(event), b"".join(fields))
+    return _Place(address.aggregate, b"".join(fields))
 
 
-@lru_cache(maxsize=len(EVENTS))
-def _validator(event: type[Event]) -> Callable[[bytes], Event]:
-    return TypeAdapter(event).validator.validate_json
+def _unreadable(subject: str) -> Unreadable:
+    """Say what is wrong with a subject."""
+    try:
+        address, type_name = parse(subject)
+    except BadSubject as error:
+        return Unreadable(str(error))
+    event = EVENTS.get(type_name)
+    if event is None:
+        return Unreadable(f"event type {type_name!r} is not known to this version")
+    return Unreadable(f"{type_name} happens to a {event.aggregate}, not to a {address.aggregate}")
 
 
 def _aggregate_uuid(project: str, aggregate: str, aggregate_id: str) -> bytes:
@@ -244,10 +272,6 @@ def _uuid(text: bytes) -> bytes:
 @lru_cache(maxsize=REPEATED_MAX)
 def _uuid_field(text: bytes) -> bytes:
     return _UUID_LENGTH + _uuid(text) if text else _NULL
-
-
-def _text_field(raw: bytes) -> bytes:
-    return _LENGTH.pack(len(raw)) + raw
 
 
 @lru_cache(maxsize=REPEATED_MAX)
