@@ -23,6 +23,13 @@ FILTERS = ("av.*.machine.>", "av.*.checkpoint.>", "av.*.project.>")
 ENDED_FILTERS = ("av.*.machine.*.MachineEnded", "av.*.machine.*.MachineDenied")
 """Machines of which one of these is in the log need not be fed at all: most of a long log is theirs."""
 
+_AGGREGATES = frozenset(each.split(".")[2] for each in FILTERS)
+
+
+def is_fed(subject: str) -> bool:
+    """Whether an event with this subject passes `FILTERS`."""
+    return subject.split(".", 3)[2] in _AGGREGATES
+
 
 @dataclass(slots=True, eq=False)
 class Project:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 from uuid import UUID
 
 from domain.machine_state import Machine
-from domain.overview import ENDED_FILTERS, FILTERS, Known, Overview, Project
+from domain.overview import ENDED_FILTERS, FILTERS, Known, Overview, Project, is_fed
 from events import address as at
 from events.base import Event
 from events.envelope import Cause, Envelope, Recorded
@@ -42,13 +42,18 @@ class Desk:
         self._locks: KeyedLocks[at.Address] = KeyedLocks()
 
     async def load(self) -> None:
-        """Read the log up to its present end; what belongs to machines that have ended is not even parsed."""
+        """Read the log up to its present end; what belongs to machines that have ended is not even parsed.
+
+        With at most one filter at a time: nats-server 2.15 takes 70 times as long for several (34,000 events: 16.6 s
+        against 0.24 s for all there are).
+        """
         ended: set[str] = set()
-        async for messages in self._log.follow_raw(0, ENDED_FILTERS, batch=LOAD_BATCH, stop_at_end=True):
-            ended.update(message.subject.rpartition(".")[0] for message in messages)
-        async for messages in self._log.follow_raw(0, FILTERS, batch=LOAD_BATCH, stop_at_end=True):
+        for each in ENDED_FILTERS:
+            async for messages in self._log.follow_raw(0, (each,), batch=LOAD_BATCH, stop_at_end=True):
+                ended.update(message.subject.rpartition(".")[0] for message in messages)
+        async for messages in self._log.follow_raw(0, (), batch=LOAD_BATCH, stop_at_end=True):
             for message in messages:
-                if message.subject.rpartition(".")[0] not in ended:
+                if is_fed(message.subject) and message.subject.rpartition(".")[0] not in ended:
                     self.overview.take(decode(message))
             self.position = messages[-1].seq
 
