@@ -62,8 +62,16 @@ def admit(command: Admit, at: Situation) -> Decision:
     if short := _denying(accounts, asked, command.now):
         return _denied(at, said, short)
     if queued := _in_the_way(command, at, accounts, asked):
-        return Decision(() if queued == at.machine.queued else (queued,), nonempty(said))
+        return _waits(command, at, said, queued)
     return _admitted(command.now, at, said, accounts, asked)
+
+
+def _waits(command: Admit, at: Situation, said: Said, queued: MachineQueued) -> Decision:
+    """Put it into the line unless that is full; MachineDenied would say that waiting can never help, which is untrue."""
+    if command.queue_full and at.machine.standing is Standing.REQUESTED:
+        why = f"as many machines of {at.slug} wait as may: ask again when some of them run"
+        return Decision(cancelled(why, Outcome.DENIED).machine, nonempty(said))
+    return Decision(() if queued == at.machine.queued else (queued,), nonempty(said))
 
 
 def cancelled(reason: str, outcome: Outcome = Outcome.CANCELLED) -> Decision:

@@ -24,6 +24,8 @@ class Admit:
     """How many machines may hold a reservation at once, over all projects."""
     ahead: Waiting | None = None
     """Who stands before it in the line."""
+    queue_full: bool = False
+    """As many machines of its project wait as may: it cannot be put behind them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,11 @@ class Desk:
         where = _machine(where)
         answer = await self._ledger.carry_out(
             where,
-            lambda now: self._command(now, self.line.ahead(where.project, UUID(where.id))),
+            lambda now: self._command(
+                now,
+                self.line.ahead(where.project, UUID(where.id)),
+                queue_full=self.line.count(where.project) >= self._settings.queued_max,
+            ),
             recorded.caused(ACTOR),
         )
         if _waits(answer):
@@ -94,8 +98,8 @@ class Desk:
         if answer.decision and answer.before.standing is Standing.QUEUED:
             await self._timers.cancel(where.id)
 
-    def _command(self, now: datetime, ahead: Waiting | None) -> Admit:
-        return Admit(now, self._settings.tariff, self._settings.machines_max, ahead)
+    def _command(self, now: datetime, ahead: Waiting | None, *, queue_full: bool = False) -> Admit:
+        return Admit(now, self._settings.tariff, self._settings.machines_max, ahead, queue_full)
 
     async def _set_deadline(self, where: Address, since: datetime) -> None:
         await self._timers.set(

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import structlog
 
-from domain.budget.queue import Queue, Waiting, ahead_of, evolve
+from domain.budget.queue import Queue, Waiting
 from events.envelope import Recorded
 from events.machine import MachineQueued
 from services.kit.errors import KitError
@@ -58,7 +58,11 @@ class Line:
 
     def ahead(self, slug: str, machine_id: UUID) -> Waiting | None:
         """Return who stands before a machine, whether it is in the line already or not."""
-        return ahead_of(self._queue, slug, machine_id)
+        return self._queue.ahead_of(slug, machine_id)
+
+    def count(self, slug: str) -> int:
+        """Return how many machines of a project wait."""
+        return self._queue.count(slug)
 
     def since(self) -> dict[str, tuple[str, datetime]]:
         """Return everybody in the line: their project and when they were first queued."""
@@ -112,10 +116,10 @@ class Line:
     def _hear(self, batch: list[Recorded]) -> None:
         for recorded in batch:
             where = recorded.envelope.address
-            self._queue = evolve(self._queue, where, recorded.event)
+            self._queue.hear(where, recorded.event)
             self._position = recorded.seq
             if isinstance(recorded.event, MachineQueued):
                 place = self._places.setdefault(where.id, _Place(recorded.recorded_at, recorded))
                 place.newest = recorded
-        if len(self._places) > len(self._queue.waiting):
-            self._places = {who: place for who, place in self._places.items() if who in self._queue.waiting}
+            elif where.id not in self._queue.waiting:
+                self._places.pop(where.id, None)

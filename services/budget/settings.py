@@ -13,6 +13,8 @@ class BudgetSettings(ServiceSettings):
 
     machines_max: int = Field(default=64, ge=0, le=100_000)
     """How many machines may hold a reservation at once, over all projects."""
+    queued_max: int = Field(default=1_000, ge=0, le=100_000)
+    """How many machines of one project may wait; what is requested beyond that ends at once."""
     vcpu_hour_cad: Decimal = Field(default=Tariff().vcpu_hour_cad, ge=0, le=1_000_000, decimal_places=9)
     """What a virtual core costs by the hour, CAD."""
     gib_hour_cad: Decimal = Field(default=Tariff().gib_hour_cad, ge=0, le=1_000_000, decimal_places=9)

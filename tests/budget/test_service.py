@@ -265,3 +265,19 @@ async def test_a_full_log_postpones_the_answer(
     monkeypatch.setattr("services.budget.desk.LOG_FULL_DELAY_S", 0.05)
     await instances.start()
     await client.hears(MachineAdmitted, await client.ask(request()))
+
+
+async def test_a_project_cannot_have_more_machines_wait_than_it_may(client: Client, instances: Instances) -> None:
+    few = {**FREE.model_dump(), "machines_max": 1, "queued_max": 2}
+    await instances.start(BudgetSettings.model_validate(few))
+    running = await client.ask(request())
+    waiting = [await client.ask(request()) for _ in range(2)]
+    for who in waiting:
+        await client.hears(MachineQueued, who)
+    refused = await client.hears(MachineEnded, await client.ask(request()))
+    assert (refused.outcome, refused.epoch) == (Outcome.DENIED, 0)
+    await client.hears(MachineQueued, await client.ask(request(), "bakery"), "bakery")
+    await client.end(running)
+    await client.hears(MachineAdmitted, waiting[0])
+    await eventually(client.idle)
+    await client.hears(MachineQueued, await client.ask(request()))

@@ -19,8 +19,7 @@ from domain.budget import (
     machine,
     opened,
 )
-from domain.budget.queue import Queue, ahead_of
-from domain.budget.queue import evolve as evolve_queue
+from domain.budget.queue import Queue
 from domain.tariff import Tariff
 from events import address
 from events.address import Address
@@ -83,6 +82,7 @@ class World:
 
     tariff: Tariff = FREE
     machines_max: int = 1_000
+    queued_max: int = 1_000
     now: datetime = NOW
     histories: defaultdict[Address, list[Event]] = field(default_factory=_histories)
     queue: Queue = field(default_factory=Queue)
@@ -91,7 +91,7 @@ class World:
         for event in events:
             self.histories[where].append(event)
             if where.aggregate == "machine":
-                self.queue = evolve_queue(self.queue, where, event)
+                self.queue.hear(where, event)
 
     def account(self, node: str, slug: str = SHOP) -> Account:
         state = Account()
@@ -121,7 +121,13 @@ class World:
         return decision
 
     def admit_command(self, who: UUID, slug: str = SHOP) -> Admit:
-        return Admit(self.now, self.tariff, self.machines_max, ahead_of(self.queue, slug, who))
+        return Admit(
+            self.now,
+            self.tariff,
+            self.machines_max,
+            self.queue.ahead_of(slug, who),
+            queue_full=self.queue.count(slug) >= self.queued_max,
+        )
 
     def admit(self, who: UUID, slug: str = SHOP) -> MachineEvent | None:
         """Return what is said of the machine; None when nothing is."""

@@ -309,3 +309,18 @@ def test_what_an_account_was_asked_is_answered_before_anything_is_decided_on_it(
     world.happen(address.budget(SHOP, SHOP), wanted("3"))
     assert isinstance(world.ask(ANN, request("3")), MachineAdmitted)
     assert [cap.amount for cap in world.allocations(SHOP)] == [Decimal(1), Decimal(3)]
+
+
+def test_a_project_whose_line_is_full_is_told_at_once_and_nobody_else_is(world: World) -> None:
+    world.machines_max, world.queued_max = 0, 2
+    first, second, third = (machine_id(number) for number in range(3))
+    assert isinstance(world.ask(first, request()), MachineQueued)
+    assert isinstance(world.ask(second, request()), MachineQueued)
+    refused = world.ask(third, request())
+    assert isinstance(refused, MachineEnded)
+    assert refused.outcome is Outcome.DENIED
+    assert "as many machines of webshop wait as may" in refused.reason
+    assert isinstance(world.ask(machine_id(4), request(), "bakery"), MachineQueued)
+    assert world.admit(first) is None, "who stands in the line already stays"
+    world.machines_max = 10
+    assert isinstance(world.admit(first), MachineAdmitted)
