@@ -15,7 +15,7 @@ from events import fresh
 from services.budget.desk import Desk
 from services.budget.settings import BudgetSettings
 from services.kit.bus import Bus
-from services.kit.health import Health, Part
+from services.kit.health import Health
 from services.kit.metrics import Metrics
 from services.kit.reactor import Reactors
 from services.kit.timers import Timers
@@ -63,5 +63,4 @@ class Budget:
         await self._exits.__aexit__(exc_type, exc, tb)
 
     async def health(self) -> Health:
-        waiting = Part("line", ok=True, detail=f"{len(self._desk.line)} machines queued")
-        return Health((waiting,)) + await self._reactors.health()
+        return Health((self._desk.line.health(),)) + await self._reactors.health()

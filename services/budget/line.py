@@ -5,6 +5,7 @@ tried again because its own MachineQueued is heard, in the log's order, by every
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from domain.budget.queue import Queue, Waiting
 from events.envelope import Recorded
 from events.machine import MachineQueued
 from services.kit.errors import KitError
+from services.kit.health import Part
 from services.kit.log import Log
 
 FILTERS = (
@@ -25,6 +27,10 @@ FILTERS = (
 )
 """All that puts somebody into the line, takes them out, or makes room."""
 HEARD_S_MAX = 5.0
+PAUSE_MIN_S = 0.5
+PAUSE_MAX_S = 60.0
+BUGS_SHOWN_MAX = 3
+BUG_CHARS_MAX = 300
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("budget")
 
@@ -40,6 +46,17 @@ class _Place:
     newest: Recorded
 
 
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """That a machine could not be tried."""
+
+    pause_s: float
+    until: float
+    """By the monotonic clock: when it is tried again."""
+    bug: str
+    """The error, when it was none that is expected."""
+
+
 class Line:
     """Who waits, as far as this instance has heard."""
 
@@ -49,6 +66,7 @@ class Line:
         self._look_s = look_s
         self._queue = Queue()
         self._places: dict[str, _Place] = {}
+        self._troubles: dict[str, _Trouble] = {}
         self._position = 0
         self._changed = asyncio.Event()
         self._heard = asyncio.Condition()
@@ -93,25 +111,57 @@ class Line:
             _log.warning("line.lagged", seq=seq, position=self._position, waited_s=HEARD_S_MAX)
 
     async def serve(self) -> None:
-        """Try whoever is first, again and again, for ever: when something was heard, and every `look_s`."""
+        """Try whoever is first, again and again, for ever: when something was heard, and every `look_s`.
+
+        Whoever could not be tried is tried again after a pause that grows, and keeps nobody from being tried who does
+        not stand behind it.
+        """
         while True:
             try:
-                async with asyncio.timeout(self._look_s):
+                async with asyncio.timeout(self._pause_s()):
                     await self._changed.wait()
             except TimeoutError:
                 pass  # a period may have ended, which nobody says
             self._changed.clear()
-            try:
-                await self._try_all()
-            except KitError as error:
-                _log.warning("line.interrupted", waiting=len(self), reason=str(error), again_in_s=self._look_s)
+            await self._try_all()
+
+    def health(self) -> Part:
+        """Whether everybody who was tried was decided on; an error that nobody expected needs a human."""
+        bugs = [f"{who} could not be tried: {trouble.bug}" for who, trouble in self._troubles.items() if trouble.bug]
+        return Part("line", ok=not bugs, detail="; ".join([f"{len(self)} machines queued", *bugs[:BUGS_SHOWN_MAX]]))
+
+    def _pause_s(self) -> float:
+        now = time.monotonic()
+        return max(0.0, min([self._look_s, *(trouble.until - now for trouble in self._troubles.values())]))
 
     async def _try_all(self) -> None:
         """Try everybody before whom nobody stands; when one goes that is heard, and the next is tried."""
-        for waiting in tuple(self._queue.waiting.values()):
-            place = self._places.get(str(waiting.machine_id))
-            if place is not None and self.ahead(waiting.slug, waiting.machine_id) is None:
-                await self._try(waiting, place.newest)
+        for who, waiting in tuple(self._queue.waiting.items()):
+            place, trouble = self._places.get(who), self._troubles.get(who)
+            if place is None or self.ahead(waiting.slug, waiting.machine_id) is not None:
+                continue
+            if trouble is None or trouble.until <= time.monotonic():
+                await self._try_one(who, waiting, place.newest)
+
+    async def _try_one(self, who: str, waiting: Waiting, newest: Recorded) -> None:
+        try:
+            await self._try(waiting, newest)
+        except KitError as error:
+            trouble = self._failed(who, "")
+            _log.warning("line.interrupted", machine_id=who, reason=str(error), again_in_s=trouble.pause_s)
+        except Exception as error:  # noqa: BLE001 # the edge: one machine must not end the budget of all
+            trouble = self._failed(who, f"{type(error).__name__}: {error}"[:BUG_CHARS_MAX])
+            _log.error("line.failed", machine_id=who, again_in_s=trouble.pause_s, exc_info=error)
+        else:
+            self._troubles.pop(who, None)
+
+    def _failed(self, who: str, bug: str) -> _Trouble:
+        before = self._troubles.get(who)
+        pause_s = min(PAUSE_MAX_S, before.pause_s * 2) if before else PAUSE_MIN_S
+        trouble = _Trouble(pause_s, time.monotonic() + pause_s, bug)
+        if who in self._queue.waiting:
+            self._troubles[who] = trouble
+        return trouble
 
     def _hear(self, batch: list[Recorded]) -> None:
         for recorded in batch:
@@ -123,3 +173,4 @@ class Line:
                 place.newest = recorded
             elif where.id not in self._queue.waiting:
                 self._places.pop(where.id, None)
+                self._troubles.pop(where.id, None)
