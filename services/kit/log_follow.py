@@ -6,8 +6,9 @@ message that was handed over. An unfiltered follow proves that no sequence numbe
 
 import asyncio
 import os
+import re
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import orjson
 import structlog
@@ -24,7 +25,35 @@ INACTIVE_S = 30.0
 RETRY_PAUSE_MIN_S = 0.1
 RETRY_PAUSE_MAX_S = 2.0
 
+_PATTERN = {"*": r"[^.]+", ">": r".+"}
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("log")
+
+
+def covering(filters: Sequence[str]) -> str:
+    """Return the one filter that lets all of these through; empty: everything.
+
+    A consumer with several filters makes nats-server about 70 times slower than one with a single filter (34,000 events:
+    16.6 s against 0.24 s), so the server is asked for one and the rest is left out here.
+    """
+    if len(filters) < 2:  # one filter covers itself
+        return "".join(filters)
+    split = [subject_filter.split(".") for subject_filter in filters]
+    alike = len({len(tokens) for tokens in split}) == 1 and not any(">" in tokens for tokens in split)
+    # A closing `>` stands for one token at least, so it must come before the last one of the shortest filter.
+    depth = len(split[0]) if alike else min(len(tokens) for tokens in split) - 1
+    common = [
+        column[0] if len(set(column)) == 1 else "*" for column in zip(*(each[:depth] for each in split), strict=True)
+    ]
+    if set(common[1:]) <= {"*"}:
+        return ""
+    return ".".join(common if alike else [*common, ">"])
+
+
+def chooser(filters: Sequence[str]) -> Callable[[bytes], bool]:
+    """Return a test whether a subject is one that any of the filters lets through."""
+    patterns = (r"\.".join(_PATTERN.get(token, re.escape(token)) for token in each.split(".")) for each in filters)
+    matches = re.compile("|".join(patterns).encode()).fullmatch
+    return lambda subject: matches(subject) is not None
 
 
 class ConsumerLost(Exception):
@@ -39,6 +68,9 @@ class Follower:
         self._stream = stream
         self._after = after
         self._filters = tuple(filters)
+        self._asked_filter = covering(self._filters)
+        self._chosen = chooser(self._filters) if len(self._filters) > 1 else None
+        self._behind = 1
         self._batch = batch
         self._arrived: deque[RawMessage] = deque()
         self._wake = asyncio.Event()
@@ -79,10 +111,9 @@ class Follower:
                 if not self._arrived:
                     await self._wait()
                 messages = self._take()
-                if not messages:
-                    continue
-                yield messages
-                if stop_at_end and messages[-1].pending == 0:
+                if messages:
+                    yield messages
+                if stop_at_end and self._behind == 0:
                     return
         finally:
             self._wire.client.on_disconnect.remove(self._on_disconnect)
@@ -106,8 +137,8 @@ class Follower:
                 "num_replicas": 1,
                 "inactive_threshold": int(INACTIVE_S * 1e9),
             }
-            if self._filters:
-                config["filter_subjects"] = list(self._filters)
+            if self._asked_filter:
+                config["filter_subject"] = self._asked_filter
             body = {"stream_name": self._stream, "config": config, "action": "create"}
             made = await self._wire.api(f"CONSUMER.CREATE.{self._stream}.{name}", body)  # pyright: ignore[reportArgumentType] # plain JSON
         except ApiError as error:
@@ -152,9 +183,10 @@ class Follower:
             raise ConsumerLost(self._lost)
 
     def _take(self) -> list[RawMessage]:
-        """Take what has arrived; halt where a sequence number is missing."""
+        """Take what has arrived and was asked for; halt where a sequence number is missing."""
         messages: list[RawMessage] = []
         arrived, after, unfiltered = self._arrived, self._after, not self._filters
+        self._behind = 1
         while arrived and len(messages) < self._batch:
             message = arrived[0]
             if message.seq != after + 1:
@@ -165,8 +197,10 @@ class Follower:
                         break
                     raise LogGap(after + 1, message.seq)
             arrived.popleft()
-            messages.append(message)
+            if self._chosen is None or self._chosen(message.subject_bytes):
+                messages.append(message)
             after = message.seq
+            self._behind = message.pending
         self._after = after
         return messages
 

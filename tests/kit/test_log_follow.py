@@ -7,16 +7,19 @@ from contextlib import aclosing
 from typing import cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cli.stack.nats import EmbeddedNats
 from events import address
 from events.envelope import Cause
-from events.project import ProjectCreated, ProjectUpdated
+from events.project import ProjectArchived, ProjectCreated, ProjectUpdated
 from events.registry import UnknownType
 from schema.streams import LOG, streams
 from services.kit.bus import Bus
 from services.kit.errors import LogGap, LogRegressed
 from services.kit.log import Log, Write
+from services.kit.log_follow import chooser, covering
 from services.kit.message import RawMessage
 from tests.harness import eventually
 
@@ -189,3 +192,39 @@ async def test_a_sequence_number_that_comes_again_halts_the_follower(bus: Bus) -
         bus.nc.raw_handlers[inbox](b"av.p.project.p.ProjectCreated", b"$JS.ACK.LOG.c.1.2.2.0.0", b"", b"{}")
         with pytest.raises(LogRegressed, match="ends at seq 2, but seq 2"):
             await anext(batches)
+
+
+@pytest.mark.parametrize(
+    ("filters", "asked"),
+    [
+        ((), ""),
+        (("av.*.machine.*.MachineEnded",), "av.*.machine.*.MachineEnded"),
+        (("av.*.credential.*.CredentialIssued", "av.*.credential.*.CredentialRevoked"), "av.*.credential.*.*"),
+        (("av.a.machine.m.>", "av.a.budget.m.>", "av.a.checkpoint.>"), "av.a.*.>"),
+        (("av.a.>", "av.b.>"), ""),
+        (("av.*.machine.*.MachineEnded", "av.*.budget.*.BudgetRequested"), ""),
+    ],
+)
+def test_the_server_is_asked_for_one_filter_that_lets_all_through(filters: tuple[str, ...], asked: str) -> None:
+    assert covering(filters) == asked
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", "b", "*"]), min_size=2, max_size=4), min_size=2, max_size=4), st.data())
+def test_what_any_filter_lets_through_the_covering_one_does_too(drawn: list[list[str]], data: st.DataObject) -> None:
+    filters = [".".join(["av", *tokens, *data.draw(st.sampled_from([[], [">"]]))]) for tokens in drawn]
+    one = chooser([covering(filters) or ">"])
+    several = chooser(filters)
+    subject = b".".join([b"av", *data.draw(st.lists(st.sampled_from([b"a", b"b", b"c"]), min_size=1, max_size=6))])
+    assert one(subject) or not several(subject)
+
+
+async def test_several_filters_give_what_each_lets_through_and_nothing_else(bus: Bus) -> None:
+    for slug in ("one", "two", "three"):
+        await bus.log.append(Write(address.project(slug), 0, (ProjectCreated(), ProjectArchived())), cause=CAUSE)
+    filters = ["av.one.project.*.ProjectCreated", "av.two.project.two.>", "av.nobody.machine.*.MachineEnded"]
+    heard = [
+        (recorded.envelope.address.project, recorded.envelope.type)
+        async for batch in bus.log.follow(0, filters, stop_at_end=True)
+        for recorded in batch
+    ]
+    assert heard == [("one", "ProjectCreated"), ("two", "ProjectCreated"), ("two", "ProjectArchived")]
