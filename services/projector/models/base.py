@@ -44,31 +44,32 @@ def case(pairs: Iterable[tuple[str, str]]) -> LiteralString:
 
 def last(expression: LiteralString, *types: LiteralString) -> LiteralString:
     """Return the aggregate that gives the expression's value in the last event of these types in which it has one."""
-    return _picked(expression, "DESC", types)
+    return f"({_found(expression, types)})[1]"
 
 
 def first(expression: LiteralString, *types: LiteralString) -> LiteralString:
     """Return the aggregate that gives the expression's value in the first event of these types in which it has one."""
-    return _picked(expression, "ASC", types)
+    # In the order that `last` has too: the rows are sorted once, and PostgreSQL computes the same aggregate once.
+    found = _found(expression, types)
+    return f"({found})[cardinality({found})]"
 
 
-def _picked(expression: LiteralString, order: LiteralString, types: Iterable[str]) -> LiteralString:
+def _found(expression: LiteralString, types: Iterable[str]) -> LiteralString:
     heard = words(types)
-    return (
-        f"(array_agg({expression} ORDER BY seq {order})"
-        f" FILTER (WHERE type IN ({heard}) AND {expression} IS NOT NULL))[1]"
-    )
+    return f"array_agg({expression} ORDER BY seq DESC) FILTER (WHERE type IN ({heard}) AND {expression} IS NOT NULL)"
 
 
-def counted(table: LiteralString, key: LiteralString, begins: LiteralString, types: Iterable[str]) -> LiteralString:
+def counted(
+    table: LiteralString, key: LiteralString, begins: LiteralString, types: Iterable[str], also: LiteralString = ""
+) -> LiteralString:
     """Return the CTEs `heard` and `counted`: the stretch's events of these types that count for a row of `table`.
 
     Those are, for a row that is `known`, all but another beginning; for a new one the first beginning and what
-    comes after it.
+    comes after it. `also` are further columns, computed once per event rather than once per aggregate.
     """
     return f"""
     heard AS (
-        SELECT e.seq, e.type, e.recorded_at, e.project, e.project_uuid, e.aggregate_uuid, e.body, {key} AS uuid
+        SELECT e.seq, e.type, e.recorded_at, e.project, e.project_uuid, e.aggregate_uuid, e.body, {key} AS uuid{also}
           FROM events e
          WHERE {RANGE}
            AND e.type IN ({words(types)})

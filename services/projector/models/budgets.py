@@ -6,7 +6,7 @@ A resolution names only its reservation, so what it gives back is looked up amon
 from typing import Final, LiteralString
 
 from events.budget import UNIT_OF
-from services.projector.models.base import RANGE, Model, case, last
+from services.projector.models.base import RANGE, Model, case
 
 _RESERVATION_TYPES: Final = ("BudgetReserved", "BudgetSettled", "BudgetReleased")
 _UNITS: Final = case(UNIT_OF.items())
@@ -85,46 +85,43 @@ SELECT reservation,
 
 _BUDGETS: Final[LiteralString] = f"""
 WITH moves AS (
-    SELECT e.seq, e.type, e.recorded_at, e.project_uuid, e.aggregate_id AS node, {_SCOPE} AS scope,
+    SELECT e.seq, true AS allocates, e.project_uuid, e.aggregate_id AS node, {_SCOPE} AS scope,
            e.body->>'resource' AS resource, e.body->>'period' AS period,
-           (e.body->>'period_start')::timestamptz AS period_start, e.body AS allocation,
-           0::numeric AS reserved, 0::numeric AS used
+           (e.body->>'period_start')::timestamptz AS period_start, 0::numeric AS reserved, 0::numeric AS used
       FROM events e
      WHERE {RANGE}
        AND e.type = 'BudgetAllocated'
      UNION ALL
-    SELECT e.seq, e.type, e.recorded_at, e.project_uuid, e.aggregate_id, {_SCOPE}, l.resource, l.period,
-           l.period_start, NULL, 0, l.amount
+    SELECT e.seq, false, e.project_uuid, e.aggregate_id, {_SCOPE}, l.resource, l.period, l.period_start, 0, l.amount
       FROM events e
      CROSS JOIN LATERAL jsonb_to_recordset(e.body->'lines') AS l {_LINES}
      WHERE {RANGE}
        AND e.type = 'BudgetSettled'
      UNION ALL
-    SELECT r.reserved_seq, 'reserved', r.reserved_at, r.project_uuid, r.node, r.scope, l.resource,
-           l.period, l.period_start, NULL, l.amount, 0
+    SELECT v.seq, false, r.project_uuid, r.node, r.scope, l.resource, l.period, l.period_start, v.sign * l.amount, 0
       FROM budget_reservations r
      CROSS JOIN LATERAL jsonb_to_recordset(r.lines) AS l {_LINES}
+     CROSS JOIN LATERAL (VALUES (r.reserved_seq, 1), (r.resolved_seq, -1)) v (seq, sign)
      WHERE r.last_seq > %(after)s
        AND r.last_seq <= %(upto)s
-       AND r.reserved_seq > %(after)s
-     UNION ALL
-    SELECT r.resolved_seq, 'resolved', r.resolved_at, r.project_uuid, r.node, r.scope, l.resource,
-           l.period, l.period_start, NULL, -l.amount, 0
-      FROM budget_reservations r
-     CROSS JOIN LATERAL jsonb_to_recordset(r.lines) AS l {_LINES}
-     WHERE r.last_seq > %(after)s
-       AND r.last_seq <= %(upto)s
-       AND r.resolved_seq > %(after)s
-), folded AS (
+       AND v.seq > %(after)s
+), summed AS (
+    -- No aggregate of a row's first or last: those would have everything sorted, by six columns.
     SELECT project_uuid, node, scope, resource, period, period_start,
-           {last("allocation", "BudgetAllocated")} AS allocation,
+           max(seq) FILTER (WHERE allocates) AS allocated_seq,
            sum(reserved) AS reserved,
            sum(used) AS used,
-           (array_agg(recorded_at ORDER BY seq))[1] AS created_at,
-           (array_agg(recorded_at ORDER BY seq DESC))[1] AS updated_at,
+           min(seq) AS first_seq,
            max(seq) AS last_seq
       FROM moves
      GROUP BY 1, 2, 3, 4, 5, 6
+), folded AS (
+    SELECT s.*,
+           (SELECT e.body FROM events e WHERE e.seq = s.allocated_seq) AS allocation,
+           (SELECT e.recorded_at FROM events e WHERE e.seq = s.first_seq) AS created_at,
+           (SELECT e.recorded_at FROM events e WHERE e.seq = s.last_seq) AS updated_at
+      FROM summed s
+    OFFSET 0
 )
 INSERT INTO resource_budgets AS b (uuid, scope, project_uuid, machine_uuid, node, resource_type, unit, budget_period,
                                    period_start, period_end, time_zone, auto_reset, allocated_amount, used_amount,

@@ -18,16 +18,6 @@ _PHASES: Final = {
 }
 _TYPES: Final = (*(name for name, event in EVENTS.items() if issubclass(event, MachineEvent)), "CheckpointTaken")
 
-
-_PHASE: Final[LiteralString] = f"CASE type {case(_PHASES.items())} END"
-_STATUS: Final = case(STATUS_OF_PHASE.items())
-_HOLDS: Final = rows(Hold)
-_KEY: Final[LiteralString] = (
-    "CASE e.type WHEN 'CheckpointTaken' THEN (e.body->>'machine_id')::uuid ELSE e.aggregate_uuid END"
-)
-
-_ERROR: Final[LiteralString] = "CASE body->>'outcome' WHEN 'succeeded' THEN '' ELSE COALESCE(body->>'reason', '') END"
-
 _HOLDING: Final = (
     "MachineParked",
     "MachineResumed",
@@ -36,6 +26,17 @@ _HOLDING: Final = (
     "MachineEnded",
     "MachineDenied",
 )
+
+_ALSO: Final[LiteralString] = f""",
+               CASE e.type {case(_PHASES.items())} END AS phase,
+               e.type IN ({words(_HOLDING)}) AS holding"""
+_STATUS: Final = case(STATUS_OF_PHASE.items())
+_HOLDS: Final = rows(Hold)
+_KEY: Final[LiteralString] = (
+    "CASE e.type WHEN 'CheckpointTaken' THEN (e.body->>'machine_id')::uuid ELSE e.aggregate_uuid END"
+)
+
+_ERROR: Final[LiteralString] = "CASE body->>'outcome' WHEN 'succeeded' THEN '' ELSE COALESCE(body->>'reason', '') END"
 
 
 def _moved(hold: Hold) -> LiteralString:
@@ -49,7 +50,7 @@ def _moved(hold: Hold) -> LiteralString:
                WHEN 'MachineAdmitted' THEN {queue}
                ELSE false
            END"""
-    return f"{name}, {last(value, *_HOLDING)}"
+    return f"{name}, (array_agg({value} ORDER BY seq DESC) FILTER (WHERE holding AND {value} IS NOT NULL))[1]"
 
 
 _MOVED: Final[LiteralString] = ", ".join([_moved(hold) for hold in Hold])
@@ -70,14 +71,14 @@ _USAGE: Final[LiteralString] = """(
            )"""
 
 _FOLD: Final[LiteralString] = f"""
-WITH {counted("intelligent_machines", _KEY, "MachineRequested", _TYPES)},
+WITH {counted("intelligent_machines", _KEY, "MachineRequested", _TYPES, _ALSO)},
 folded AS (
     SELECT uuid,
            bool_or(known) AS known,
            (array_agg(body) FILTER (WHERE type = 'MachineRequested'))[1] AS request,
            (array_agg(project_uuid) FILTER (WHERE type = 'MachineRequested'))[1] AS project_uuid,
            min(recorded_at) FILTER (WHERE type = 'MachineRequested') AS spawned_at,
-           (array_agg({_PHASE} ORDER BY seq DESC) FILTER (WHERE type IN ({words(_PHASES)})))[1] AS phase,
+           (array_agg(phase ORDER BY seq DESC) FILTER (WHERE phase IS NOT NULL))[1] AS phase,
            {last("COALESCE(body->>'outcome', 'denied')", "MachineEnded", "MachineDenied")} AS outcome,
            {last("(body->>'exit_code')::integer", "MachineEnded")} AS exit_code,
            max((body->>'epoch')::integer) AS epoch,
