@@ -11,7 +11,7 @@ from domain import project
 from domain.credential import Credential, Issue, Revoke, machine_credential_id
 from domain.project import Project
 from events import address, fresh
-from events.address import Address
+from events.address import Address, parse
 from events.credential import CredentialIssued
 from events.envelope import Cause
 from events.ids import HUB
@@ -127,8 +127,16 @@ class Desk:
             await self._pusher.push(account)
         return None
 
-    def address_of(self, credential_id: UUID) -> Address:
-        return self._register.address_of(credential_id)
+    async def address_of(self, credential_id: UUID) -> Address:
+        """Where a credential's events are, also when it is revoked or expired, which the register forgets.
+
+        Raises:
+            Transient: Ask again.
+        """
+        if live := self._register.address_of(credential_id):
+            return live
+        said = await self._log.reader.last(f"av.*.credential.{credential_id}.>")
+        return parse(said.subject)[0] if said else address.credential(HUB, credential_id)
 
     async def _api_key(
         self, credential_id: UUID, ask: CredentialRequested, expires_at: datetime, cause: Cause

@@ -62,7 +62,7 @@ class Questions:
     async def revoke(self, question: Question) -> None:
         async def answer(actor: str) -> Answer:
             ask = _read(RevokeAsk, question.data)
-            of = self._revoked(ask) if isinstance(ask, RevokeAsk) else ask
+            of = await self._revoked(ask) if isinstance(ask, RevokeAsk) else ask
             if isinstance(of, Problem) or isinstance(ask, Problem):
                 return of if isinstance(of, Problem) else None
             problem = await self._desk.revoke(of, ask.reason, Cause(actor))
@@ -89,7 +89,7 @@ class Questions:
                 return ask
             if isinstance(credential_id, Problem):
                 return credential_id
-            return await self._desk.revoke(self._desk.address_of(credential_id), ask.reason, Cause(actor))
+            return await self._desk.revoke(await self._desk.address_of(credential_id), ask.reason, Cause(actor))
 
         await self._start(question, answer)
 
@@ -137,10 +137,10 @@ class Questions:
             return Problem(code="not_allowed", message="only those who operate the hub may ask this")
         return f"operator:{cut(str(info.get('name_tag', '')), 150)}"
 
-    def _revoked(self, ask: RevokeAsk) -> Address | Problem:
+    async def _revoked(self, ask: RevokeAsk) -> Address | Problem:
         match ask:
             case RevokeAsk(credential_id=UUID() as credential_id):
-                return self._desk.address_of(credential_id)
+                return await self._desk.address_of(credential_id)
             case RevokeAsk(project=str(slug), machine_id=UUID() as machine_id, epoch=int(epoch)):
                 return address.credential(slug, machine_credential_id(slug, machine_id, epoch))
             case _:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from events.address import Address, credential
+from events.address import Address
 from events.base import Event
 from events.credential import CredentialIssued, CredentialRevoked
 from events.ids import HUB
@@ -61,9 +61,9 @@ class Register:
                 self._revoked[account][key.public] = _second(key.expires_at)
         return account
 
-    def address_of(self, credential_id: UUID) -> Address:
-        """Where a live credential's events are; what is not live is looked for among the hub's."""
-        return self._address.get(credential_id) or credential(HUB, credential_id)
+    def address_of(self, credential_id: UUID) -> Address | None:
+        """Where a live credential's events are; None: it is not live."""
+        return self._address.get(credential_id)
 
     def revocations(self, account: str, now: datetime) -> tuple[dict[str, int], int]:
         """Return what is still worth revoking, and how many had to be left out (those that end soonest)."""

@@ -258,6 +258,18 @@ async def test_a_credential_can_be_revoked_by_its_id_alone(hub: Hub) -> None:
     await eventually(lambda: not agent.nc.is_connected)
 
 
+async def test_a_machines_credential_that_is_revoked_by_its_id_again_is_revoked_still(hub: Hub) -> None:
+    machine_id = uuid4()
+    await hub.machine("webshop", machine_id)
+    made = machine_credential_id("webshop", machine_id, 1)
+    for _ in range(3):
+        said = await hub.bus.nc.request("issuer.revoke", json.dumps({"credential_id": str(made)}).encode(), timeout=5)
+        assert (said.headers, said.data) == (None, b"{}")
+    unknown = json.dumps({"credential_id": str(uuid4())}).encode()
+    said = await hub.bus.nc.request("issuer.revoke", unknown, timeout=5)
+    assert b"no_such_credential" in said.data
+
+
 async def _known(hub: Hub, credential_id: UUID) -> bool:
     """The issuer hears its own words back from the log."""
     said = (await hub.issuer.health()).parts[-1].detail
