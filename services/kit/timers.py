@@ -17,6 +17,8 @@ from services.kit.errors import Refused, Transient
 from services.kit.wire import ApiError
 
 PUBLISH_TIMEOUT_S = 5.0
+UNAVAILABLE = 503
+"""The server's word for: not now."""
 FIRED_KEPT = "1h"
 """How long a fired timer stays in TIMERS after it was copied into the log."""
 
@@ -56,12 +58,17 @@ class Timers:
         reply = await self._bus.wire.publish(f"avt.sched.{timer_id}", header.encode(), fired.body(), PUBLISH_TIMEOUT_S)
         error = orjson.loads(reply.data).get("error")
         if error:
-            kind = Transient if error.get("code") == 503 else Refused
+            kind = Transient if error.get("code") == UNAVAILABLE else Refused
             raise kind(f"timer {key!r} of {self._owner} was not set: {error.get('description')}")
 
     async def cancel(self, key: str) -> None:
-        """Take the timer back; nothing happens when it has fired or never was. It may still fire at this moment."""
+        """Take the timer back; nothing happens when it has fired or never was. It may still fire at this moment.
+
+        Raises:
+            Transient, Refused: As `set`.
+        """
         try:
             await self._bus.wire.api(f"STREAM.PURGE.{TIMERS}", {"filter": f"avt.sched.{self.id_of(key)}"})
         except ApiError as error:
-            raise Refused(f"timer {key!r} of {self._owner} was not cancelled: {error}") from error
+            kind = Transient if error.code == UNAVAILABLE else Refused
+            raise kind(f"timer {key!r} of {self._owner} was not cancelled: {error}") from error

@@ -2,13 +2,17 @@
 
 from datetime import timedelta
 
+import pytest
+
 from cli.stack.nats import EmbeddedNats
 from events import fresh
 from events.envelope import Recorded
 from events.timer import TimerFired
 from schema.streams import LOG, TIMER_FILTER, TIMERS
 from services.kit.bus import Bus
+from services.kit.errors import Refused, Transient
 from services.kit.timers import Timers
+from services.kit.wire import ApiError, Wire
 from tests.harness import eventually
 
 
@@ -58,6 +62,21 @@ async def test_a_cancelled_timer_does_not_fire(bus: Bus) -> None:
     (timer,) = await fired(bus, 1)
     assert isinstance(timer.event, TimerFired)
     assert timer.event.subject_id == "b"
+
+
+@pytest.mark.parametrize(("code", "kind"), [(503, Transient), (404, Refused)])
+async def test_a_cancellation_that_the_server_cannot_take_now_is_to_be_tried_again(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[Exception]
+) -> None:
+    """A server that has no leader or no resources answers 503; no server here can be brought to that at will."""
+
+    async def refuse(wire: Wire, subject: str, body: object = None) -> object:
+        raise ApiError(code, 10_008, f"{subject} is not available")
+
+    monkeypatch.setattr(Wire, "api", refuse)
+    with pytest.raises(kind, match="was not cancelled") as caught:
+        await Timers(bus, "spawner").cancel("a")
+    assert type(caught.value) is kind
 
 
 async def test_a_timer_that_was_due_while_the_server_was_dead_fires_when_it_is_back(
