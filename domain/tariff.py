@@ -12,6 +12,8 @@ from events.machine import Limits
 PLACE = Decimal("1e-9")
 AMOUNT_MAX = Decimal("99999999999.999999999")
 """The largest `Amount`, NUMERIC(20,9)."""
+CAD_PER_HOUR_MAX = 10_000
+"""The dearest a core or a GiB may be: the largest machine for the longest time then costs 31 of 100 billion CAD."""
 _EXACT = Context(prec=60)
 _SECONDS_PER_HOUR = Decimal(3_600)
 

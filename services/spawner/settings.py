@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from pydantic import Field
 
-from domain.tariff import Tariff
+from domain.tariff import CAD_PER_HOUR_MAX, Tariff
 from events.words import MachineType
 from services.kit.settings import ServiceSettings
 
@@ -17,9 +17,9 @@ def _twice_the_cores() -> int:
 class SpawnerSettings(ServiceSettings):
     """How many at once, how long to wait, what to leave alone."""
 
-    vcpu_hour_cad: Decimal = Field(default=Tariff().vcpu_hour_cad, ge=0, le=1_000_000, decimal_places=9)
+    vcpu_hour_cad: Decimal = Field(default=Tariff().vcpu_hour_cad, ge=0, le=CAD_PER_HOUR_MAX, decimal_places=9)
     """What a virtual core costs by the hour, CAD; the budget's, which holds by it, must be the same."""
-    gib_hour_cad: Decimal = Field(default=Tariff().gib_hour_cad, ge=0, le=1_000_000, decimal_places=9)
+    gib_hour_cad: Decimal = Field(default=Tariff().gib_hour_cad, ge=0, le=CAD_PER_HOUR_MAX, decimal_places=9)
     """What a GiB of memory costs by the hour, CAD."""
     runners: tuple[MachineType, ...] = (MachineType.SHELL,)
     """Machine types that the agent has a runner for; another type ends as failed."""

@@ -1,12 +1,20 @@
 """What a machine costs."""
 
 from decimal import Decimal
+from uuid import UUID
 
+import pytest
+from annotated_types import Le
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
+from pydantic_settings import BaseSettings
 
-from domain.tariff import Tariff, price, worst_case
-from events.machine import Limits
+from domain.tariff import AMOUNT_MAX, Tariff, price, worst_case
+from events.machine import Limits, MachineAdmitted
+from events.words import Resource
+from services.budget.settings import BudgetSettings
+from services.spawner.settings import SpawnerSettings
 
 TARIFF = Tariff(vcpu_hour_cad=Decimal("0.05"), gib_hour_cad=Decimal("0.01"))
 limits_of = st.builds(
@@ -31,6 +39,23 @@ def test_a_hold_is_rounded_up_and_use_is_rounded_down() -> None:
 
 def test_a_span_before_its_beginning_costs_nothing() -> None:
     assert price(Limits(), Decimal(-1), TARIFF).cad == 0
+
+
+def most(model: type[BaseModel], name: str) -> Decimal:
+    """Return the largest value that a field may have."""
+    (bound,) = [each.le for each in model.model_fields[name].metadata if isinstance(each, Le)]
+    return Decimal(str(bound))
+
+
+@pytest.mark.parametrize("settings", [BudgetSettings, SpawnerSettings])
+def test_the_dearest_machine_at_the_dearest_tariff_is_an_amount_that_can_be_said(settings: type[BaseSettings]) -> None:
+    dearest = Limits.model_validate({name: int(most(Limits, name)) for name in Limits.model_fields})
+    tariff = Tariff(most(settings, "vcpu_hour_cad"), most(settings, "gib_hour_cad"))
+    asked = worst_case(dearest, tariff)
+    held = {Resource.MONEY: asked.cad, Resource.TIME: asked.minutes}
+    admitted = MachineAdmitted(reservation_id=UUID(int=1), held=held)
+    assert MachineAdmitted.model_validate_json(admitted.body()) == admitted
+    assert asked.cad < AMOUNT_MAX
 
 
 @given(limits_of, st.lists(st.decimals(0, 1, places=6), min_size=1, max_size=5), st.decimals(0, 100, places=9))
