@@ -24,6 +24,11 @@ class Kind(StrEnum):
     OPERATOR = "operator"
 
 
+def inbox_prefix(kind: Kind, role: Role) -> str:
+    """Return the inbox prefix that a client must connect with to hear answers; empty: the usual one is its own."""
+    return f"_INBOX_{role.value}" if kind is Kind.OPERATOR and role is not Role.ADMIN else ""
+
+
 @app.command()
 @framed
 def create(
@@ -57,7 +62,8 @@ def create(
     elif target is not None:
         console.say(f"{target} is good until {answer['expires_at']}, id {answer['credential_id']}")
         if hub.context.nats_url:
-            console.note(f"use it: nats --server {hub.context.nats_url} --creds {target} …")
+            inbox = f" --inbox-prefix {prefix}" if (prefix := inbox_prefix(kind, role)) else ""
+            console.note(f"use it: nats --server {hub.context.nats_url} --creds {target}{inbox} …")
     else:
         console.say(answer["api_key"])
         console.note(f"good until {answer['expires_at']}, id {answer['credential_id']}; it is not shown again")
