@@ -21,7 +21,7 @@ from services.projector.shadow import Difference, Shadow
 from services.projector.writer import Position, Writer
 
 SCHEMA = "rebuild"
-BATCH_EVENTS = 5_000
+BATCH_EVENTS = 10_000
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]

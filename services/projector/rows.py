@@ -6,7 +6,9 @@ Binary rather than text: nothing has to be escaped, and the server parses neithe
 import gc
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -34,6 +36,8 @@ ADDRESSES_MAX = 50_000
 """Subjects whose parsed form is kept; ~0.5 KiB each."""
 REPEATED_MAX = 8_192
 """Header values that are kept laid out: whole stories share causes, actors and reasons."""
+TURN_S = 0.0005
+"""How long another thread waits for its turn while a batch is prepared; Python's own 5 ms are as long as a commit."""
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _TRAILER = struct.pack(">h", -1)
@@ -133,12 +137,10 @@ def prepare(messages: Iterable[RawMessage], after: int, head: bytes) -> Batch:
     """Validate, chain and lay out the messages that follow `after`.
 
     What was delivered again is passed over. At the first gap or event that cannot be read the batch ends before it
-    and `broken` says why. About 12 µs per event; the cyclic collector, which would double that, rests meanwhile.
+    and `broken` says why. About 9 µs per event; the cyclic collector, which would double that, rests meanwhile.
     """
     batch = Batch(after, after, head)
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with _undisturbed():
         for message in messages:
             if message.seq <= batch.upto:
                 continue
@@ -150,10 +152,24 @@ def prepare(messages: Iterable[RawMessage], after: int, head: bytes) -> Batch:
             except (ValidationError, ValueError, TypeError, OverflowError) as error:
                 batch.broken = _why(message, error)
                 break
+    return batch
+
+
+@contextmanager
+def _undisturbed() -> Generator[None]:
+    """Keep the cyclic collector away, and let the thread that writes have its turn soon.
+
+    That thread takes a dozen turns per batch; each would wait 5 ms for this one, which were 15 µs per event.
+    """
+    collecting, interval_s = gc.isenabled(), sys.getswitchinterval()
+    gc.disable()
+    sys.setswitchinterval(TURN_S)
+    try:
+        yield
     finally:
+        sys.setswitchinterval(interval_s)
         if collecting:
             gc.enable()
-    return batch
 
 
 def _add(batch: Batch, message: RawMessage) -> None:

@@ -14,6 +14,13 @@ EXAMPLES_MAX = 5
 LOCK_S = 30
 """Readers are given at most 15 s per statement; the swap waits for those that run."""
 
+_SESSION: Final[LiteralString] = """
+    SET timezone = 'UTC';
+    SET jit = off;
+    SET work_mem = '64MB';
+    SET maintenance_work_mem = '256MB';
+    SET search_path = public
+"""
 _TABLES: Final[LiteralString] = """
     SELECT c.relname
       FROM pg_class c
@@ -31,13 +38,16 @@ _PARTITIONS: Final[LiteralString] = """
      ORDER BY 1
 """
 _INDEXES: Final[LiteralString] = """
-    SELECT i.indexname, i.indexdef
-      FROM pg_indexes i
-     WHERE i.schemaname = %s
-       AND i.tablename = 'events'
-       AND i.indexname <> 'events_pkey'
+    SELECT c.relname, pg_get_indexdef(c.oid)
+      FROM pg_index i
+      JOIN pg_class c ON c.oid = i.indexrelid
+     WHERE c.relnamespace = %s::regnamespace
+       AND NOT i.indisunique
+       AND c.relname <> ALL (%s)
      ORDER BY 1
 """
+_FOLDED_BY: Final = ["reservations_by_last_seq"]
+"""The secondary indexes that the folds themselves look things up by."""
 _KEYS: Final = {"events": "seq", **{model.table: model.key for model in MODELS}}
 _SPECIAL: Final = frozenset({"projection", "events"})
 
@@ -72,7 +82,7 @@ class Shadow:
         self._claimed = False
         self._connection = psycopg.connect(dsn, autocommit=True, connect_timeout=CONNECT_S, application_name=schema)
         self._connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(OWNER)))
-        self._connection.execute("SET timezone = 'UTC'; SET jit = off; SET work_mem = '64MB'; SET search_path = public")
+        self._connection.execute(_SESSION)
 
     def claim(self) -> bool:
         """Be the only one, as long as this connection lives."""
@@ -83,7 +93,7 @@ class Shadow:
         return self._claimed
 
     def make(self) -> None:
-        """Make the tables, empty; what an earlier one left behind goes. Indexes of events wait for `index`."""
+        """Make the tables, empty; what an earlier one left behind goes. Secondary indexes wait for `index`."""
         connection, schema = self._connection, sql.Identifier(self._schema)
         with connection.transaction():
             self._drop()
@@ -92,7 +102,7 @@ class Shadow:
                 sql.SQL("CREATE TABLE {}.projection (LIKE public.projection INCLUDING ALL)").format(schema)
             )
             connection.execute(sql.SQL("INSERT INTO {}.projection (name) VALUES ('live')").format(schema))
-            for name, definition in connection.execute(_INDEXES, (self._schema,)).fetchall():
+            for name, definition in connection.execute(_INDEXES, (self._schema, _FOLDED_BY)).fetchall():
                 self._indexes.append(cast("LiteralString", definition))  # from the catalogue
                 connection.execute(sql.SQL("DROP INDEX {}.{}").format(schema, sql.Identifier(name)))
 
