@@ -58,7 +58,7 @@ class Checkpointer:
             stream="IN",
             durable="checkpointer-reports",
             subjects=["from.*.*.*.checkpointer.>"],
-            concurrency=settings.reports_at_once,
+            concurrency=settings.checkpointer_reports_at_once,
         )(Reports(self._desk, self._chunks, settings).handle)
         self._exits = AsyncExitStack()
         self._pending = Gauge(

@@ -74,7 +74,7 @@ class Reports:
         try:
             held = await self._chunks.held(captured.snapshot)
         except Transient as error:
-            raise Later(self._settings.retry_s, f"the store could not answer: {error}") from error
+            raise Later(self._settings.checkpointer_retry_s, f"the store could not answer: {error}") from error
         if held.problem:
             return Fail(known.machine_id, held.problem)
         slug = known.address.project

@@ -61,7 +61,7 @@ class Requests:
                     self._look_at(project, group)
                 for checkpoint_id in self._asked.keys() - unsettled - self._busy:
                     del self._asked[checkpoint_id]
-                await self.moved.wait(self._settings.look_s)
+                await self.moved.wait(self._settings.checkpointer_look_s)
 
     def _look_at(self, project: Project, group: asyncio.TaskGroup) -> None:
         genesis = genesis_id(project.slug)
@@ -85,7 +85,7 @@ class Requests:
                     await self._capture(project, checkpoint_id)
         except (KitError, SnapshotError, OSError) as error:
             _log.warning("checkpoint.delayed", checkpoint_id=str(checkpoint_id), reason=str(error))
-            await asyncio.sleep(self._settings.retry_s)
+            await asyncio.sleep(self._settings.checkpointer_retry_s)
         finally:
             self._busy.discard(checkpoint_id)
 
@@ -123,7 +123,7 @@ class Requests:
         elif clock > asked.until:
             problem = f"not captured within {limit_s:g} s"
         elif not asked.answered and clock >= asked.again_at:
-            asked.again_at = clock + self._settings.retry_s
+            asked.again_at = clock + self._settings.checkpointer_retry_s
             asked.answered = await self._tell(project.slug, requested.machine_id, known.machine.epoch, checkpoint_id)
         if problem:
             failed = Fail(requested.machine_id, problem)
@@ -140,7 +140,7 @@ class Requests:
             deadline_s=self._settings.capture_deadline_s,
         )
         subject = at.command(slug, machine_id, epoch, "Capture")
-        timeout_s = self._settings.command_timeout_s
+        timeout_s = self._settings.checkpointer_command_timeout_s
         try:
             await self._nc.request(subject, command.model_dump_json().encode(), timeout=timeout_s)
         except nats.errors.NoRespondersError:

@@ -14,13 +14,13 @@ class CheckpointerSettings(ServiceSettings):
     """Directory of the chunk store; used when this service runs alone."""
     store_threads: int = Field(default=4, ge=1, le=64)
     """Threads that may work on the store at once."""
-    reports_at_once: int = Field(default=8, ge=1, le=1_000)
-    command_timeout_s: float = Field(default=5.0, gt=0)
+    checkpointer_reports_at_once: int = Field(default=8, ge=1, le=1_000)
+    checkpointer_command_timeout_s: float = Field(default=5.0, gt=0)
     """How long an agent may take to answer that it captures."""
     capture_deadline_s: float = Field(default=60.0, gt=0, le=300)
     """How long a capture that somebody asked for may take before it counts as failed."""
-    look_s: float = Field(default=0.5, gt=0)
-    retry_s: float = Field(default=2.0, gt=0)
+    checkpointer_look_s: float = Field(default=0.5, gt=0)
+    checkpointer_retry_s: float = Field(default=2.0, gt=0)
     """How long to wait where the store or the log could not answer."""
     verify: bool = True
     verify_share: float = Field(default=0.25, gt=0, le=1)

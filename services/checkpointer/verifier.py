@@ -51,7 +51,7 @@ class Verifier:
         while True:
             waiting = self._next()
             if waiting is None:
-                await self.moved.wait(min(self._settings.look_s * 10, self._settings.retry_s))
+                await self.moved.wait(min(self._settings.checkpointer_look_s * 10, self._settings.checkpointer_retry_s))
                 continue
             try:
                 took_s = await self._verify(waiting)
@@ -65,7 +65,7 @@ class Verifier:
 
     def _put_off(self, checkpoint_id: UUID) -> None:
         """Let the others go first: one that needs more scratch than there is must not hold them all up."""
-        pause_s, _ = self._put_off_until.get(checkpoint_id, (self._settings.retry_s / 2, 0.0))
+        pause_s, _ = self._put_off_until.get(checkpoint_id, (self._settings.checkpointer_retry_s / 2, 0.0))
         pause_s = min(PAUSE_S_MAX, 2 * pause_s)
         self._put_off_until[checkpoint_id] = (pause_s, time.monotonic() + pause_s)
 

@@ -63,7 +63,7 @@ class Spawner:
             stream="IN",
             durable="spawner-reports",
             subjects=["from.*.*.*.spawner.>"],
-            concurrency=settings.reports_at_once,
+            concurrency=settings.spawner_reports_at_once,
         )(Reports(self._desk, self._reconciler).handle)
         self._stack = AsyncExitStack()
         self._active = Gauge(

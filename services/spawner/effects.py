@@ -279,7 +279,7 @@ class Effects:
         known = watch.known
         subject = at.command(known.address.project, known.machine_id, known.machine.epoch, command)
         try:
-            await self._nc.request(subject, body.encode(), timeout=self._settings.command_timeout_s)
+            await self._nc.request(subject, body.encode(), timeout=self._settings.spawner_command_timeout_s)
         except (nats.errors.Error, TimeoutError) as error:
             _log.info("command.unanswered", command=command, address=str(known.address), reason=repr(error))
 

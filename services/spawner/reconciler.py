@@ -101,7 +101,7 @@ class Reconciler:
                 for watch in self.watches():
                     self.touch(watch)
                 while True:
-                    await asyncio.sleep(self._settings.look_s)
+                    await asyncio.sleep(self._settings.spawner_look_s)
                     self.looked_at = time.monotonic()
                     self._look_at_the_time()
             finally:
@@ -164,7 +164,7 @@ class Reconciler:
         if watch.known.machine.phase in {Phase.DRAINING, Phase.CHECKPOINTING}:
             watch.look_at = time.monotonic() + self._settings.stop_repeat_s
         elif watch.known.machine.is_admitted and watch.known.machine.phase in BEFORE_ADMISSION:
-            watch.look_at = time.monotonic() + self._settings.retry_max_s
+            watch.look_at = time.monotonic() + self._settings.spawner_retry_max_s
         await self._set_timer(watch, now())
 
     async def _missed(self, watch: Watch) -> bool:
@@ -198,7 +198,9 @@ class Reconciler:
 
     def _failed(self, watch: Watch, error: Exception) -> None:
         watch.failures += 1
-        pause_s = min(self._settings.retry_max_s, self._settings.retry_min_s * 2 ** min(watch.failures - 1, 16))
+        pause_s = min(
+            self._settings.spawner_retry_max_s, self._settings.spawner_retry_min_s * 2 ** min(watch.failures - 1, 16)
+        )
         watch.look_at = time.monotonic() + random.uniform(pause_s / 2, pause_s)  # noqa: S311 # jitter
         expected = isinstance(error, HypervisorError | CredentialsError | KitError)
         _log.warning(

@@ -29,19 +29,19 @@ class SpawnerSettings(ServiceSettings):
     """What agents connect to; empty: `nats_url`."""
     starts_max: int = Field(default_factory=_twice_the_cores, ge=1, le=10_000)
     """Incarnations being made at once."""
-    reports_at_once: int = Field(default=32, ge=1, le=1_000)
+    spawner_reports_at_once: int = Field(default=32, ge=1, le=1_000)
     beat_missed_s: float = Field(default=30.0, gt=0)
-    look_s: float = Field(default=0.5, gt=0)
+    spawner_look_s: float = Field(default=0.5, gt=0)
     """How often deadlines are looked at in this process; the timers in the log are for when it is not there."""
     timer_after_s: float = Field(default=5.0, ge=0)
     """Phases that are over sooner get no timer in the log."""
     exit_grace_s: float = Field(default=3.0, ge=0)
     """How long after an agent is gone its last reports may still come."""
-    retry_min_s: float = Field(default=0.2, gt=0)
-    retry_max_s: float = Field(default=10.0, gt=0)
+    spawner_retry_min_s: float = Field(default=0.2, gt=0)
+    spawner_retry_max_s: float = Field(default=10.0, gt=0)
     stop_repeat_s: float = Field(default=5.0, gt=0)
     """How often an agent is told again what it has not done yet."""
-    command_timeout_s: float = Field(default=5.0, gt=0)
+    spawner_command_timeout_s: float = Field(default=5.0, gt=0)
     credential_slack_s: int = Field(default=900, ge=0)
     """How much longer than the goal's deadline an incarnation's credentials live: to seal and report."""
     sweep_s: float = Field(default=10.0, gt=0)

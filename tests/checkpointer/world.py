@@ -30,7 +30,12 @@ SHOP = "webshop"
 GENESIS = derived("genesis", SHOP)
 TEST = Cause("test")
 QUICK = CheckpointerSettings(
-    look_s=0.05, retry_s=0.1, command_timeout_s=0.5, capture_deadline_s=1.0, store_port=0, sweep_grace_s=0.0
+    checkpointer_look_s=0.05,
+    checkpointer_retry_s=0.1,
+    checkpointer_command_timeout_s=0.5,
+    capture_deadline_s=1.0,
+    store_port=0,
+    sweep_grace_s=0.0,
 )
 
 

@@ -252,7 +252,9 @@ async def test_a_host_that_becomes_fit_later_makes_what_has_waited_for_it(world:
         await world.until(machine_id, m.MachineBooted)
 
 
-async def test_a_checkpoint_that_cannot_be_restored_is_gone_back_from_and_does_not_end_the_machine(world: World) -> None:
+async def test_a_checkpoint_that_cannot_be_restored_is_gone_back_from_and_does_not_end_the_machine(
+    world: World,
+) -> None:
     """It may be corrupt and nobody have found out yet: verification comes later than a crash."""
     async with world.spawner():
         machine_id = await world.machine()

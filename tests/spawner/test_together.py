@@ -52,10 +52,10 @@ class Hub:
         async with AsyncExitStack() as stack:
             host = await stack.enter_async_context(LocalHypervisor(LocalSettings(self.directory / "data")))
             spawner = SpawnerSettings(
-                nats_url=self.url, store=str(self.store.path), look_s=0.05, exit_grace_s=0.5, sweep_s=0.5
+                nats_url=self.url, store=str(self.store.path), spawner_look_s=0.05, exit_grace_s=0.5, sweep_s=0.5
             )
             await stack.enter_async_context(create_spawner(bus, spawner, host, NoCredentials()))
-            checkpointer = CheckpointerSettings(store_port=0, look_s=0.05)
+            checkpointer = CheckpointerSettings(store_port=0, checkpointer_look_s=0.05)
             await stack.enter_async_context(create_checkpointer(bus, checkpointer, self.store))
             yield host
 

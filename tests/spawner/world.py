@@ -28,15 +28,15 @@ GENESIS = derived("genesis", SHOP)
 EMPTY = "0" * 64
 TEST = Cause("test")
 QUICK = SpawnerSettings(
-    look_s=0.02,
+    spawner_look_s=0.02,
     sweep_s=0.1,
     exit_grace_s=0.1,
     orphan_grace_s=0.2,
-    retry_min_s=0.01,
-    retry_max_s=0.05,
+    spawner_retry_min_s=0.01,
+    spawner_retry_max_s=0.05,
     stop_repeat_s=0.1,
     timer_after_s=0.2,
-    command_timeout_s=0.5,
+    spawner_command_timeout_s=0.5,
     store="/nowhere",
 )
 
