@@ -21,9 +21,9 @@ from events.machine import (
     UsageRecorded,
 )
 from events.project import ProjectAdvanced
-from events.records import DeadLetter
 from events.words import Outcome
-from schema.streams import DEAD, IN
+from schema.streams import IN
+from services.kit import dead
 from services.kit.bus import Bus, BusSettings
 from tests.harness import processes
 from tests.harness.hub import RunningHub
@@ -236,9 +236,8 @@ async def _nothing_waits(hub: RunningHub) -> None:
             return (await bus.js.stream_info(IN)).state.messages == 0
 
         await eventually(level, timeout_s=40, poll_s=0.2)
-        dead = (await bus.js.stream_info(DEAD)).state
-        letters = [await bus.js.get_msg(DEAD, seq) for seq in range(dead.first_seq, dead.last_seq + 1)]
-        assert not letters, [DeadLetter.model_validate_json(letter.data or b"") for letter in letters]
+        letters = [letter.letter async for letter in dead.letters(bus)]
+        assert not letters, letters
 
 
 def _bus(hub: RunningHub) -> AbstractAsyncContextManager[Bus]:
