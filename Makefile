@@ -17,6 +17,7 @@ help: ## Show what can be made
 setup: $(STAMP) ## Make .venv with everything in it, hashes checked; nothing to do the second time
 
 $(STAMP): requirements/dev.txt requirements/uv.txt pyproject.toml .ci/venv
+	@echo 'making .venv; a few minutes, once' >&2
 	@bash .ci/venv .venv
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .

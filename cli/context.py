@@ -90,7 +90,11 @@ def _from_file(file: Path, *, named: bool) -> dict[str, str]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if named:
-            raise CliError(Exit.USAGE, f"AUTOVIBE_CONTEXT names {file}, which does not exist") from None
+            raise CliError(
+                Exit.USAGE,
+                f"AUTOVIBE_CONTEXT names {file}, which does not exist",
+                remedy="`autovibe dev` writes it; or unset AUTOVIBE_CONTEXT",
+            ) from None
         return {}
     except (OSError, ValueError) as error:
         raise CliError(Exit.USAGE, f"{file} is no context of autovibe: {error}", remedy=f"remove {file}") from error

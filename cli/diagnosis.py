@@ -32,6 +32,8 @@ def findings() -> Iterator[Finding]:
     for check in checks:
         try:
             yield check()
+        except CliError as error:
+            yield Finding(check.__name__.strip("_"), ok=False, detail=error.message, remedy=error.remedy)
         except Exception as error:  # noqa: BLE001  # what cannot even be looked at is what a user wants to be told
             yield Finding(check.__name__.strip("_"), ok=False, detail=f"{type(error).__name__}: {error}")
 

@@ -46,8 +46,8 @@ def framed(function: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-def pairs(values: list[str], option: str) -> dict[str, str]:
-    """Read repeated NAME=VALUE options.
+def pairs(values: list[str], option: str, shape: str = "NAME=VALUE") -> dict[str, str]:
+    """Read repeated NAME=VALUE options; `shape` is what the reader is told they look like.
 
     Raises:
         CliError: One has no `=` or no name.
@@ -56,6 +56,6 @@ def pairs(values: list[str], option: str) -> dict[str, str]:
     for value in values:
         name, equals, content = value.partition("=")
         if not equals or not name:
-            raise CliError(Exit.USAGE, f"{option} {value!r} is not NAME=VALUE")
+            raise CliError(Exit.USAGE, f"{option} {value!r} is not {shape}")
         found[name] = content
     return found

@@ -10,7 +10,6 @@ PHASE_OF_TYPE = {
     "MachineRequested": "requested",
     "MachineAdmitted": "admitted",
     "MachineQueued": "queued",
-    "MachineDenied": "denied",
     "MachineProvisioningStarted": "provisioning",
     "MachineBooted": "starting",
     "MachineBecameReady": "ready",

@@ -12,8 +12,8 @@ GOAL_CHARS_MAX = 44
 def drawn(nodes: list[Json]) -> Iterator[str]:
     """Yield one line per checkpoint, parents before children; a node whose parent is not there is a root.
 
-    The first child goes on in its parent's column and later ones branch off, so that a long line of work stays
-    a straight line however many checkpoints it has.
+    The child that leads to the current checkpoint, else the first one, goes on in its parent's column and the others
+    branch off, so that a long line of work stays a straight line however many checkpoints it has.
     """
     here = {str(node["uuid"]) for node in nodes}
     children: dict[str, list[Json]] = defaultdict(list)
@@ -21,14 +21,27 @@ def drawn(nodes: list[Json]) -> Iterator[str]:
     for node in nodes:
         parent = str(node["parent_checkpoint_uuid"])
         (children[parent] if parent in here else roots).append(node)
+    trunk = _trunk(nodes)
     waiting = [(root, "") for root in reversed(roots)]
     while waiting:
         node, indent = waiting.pop()
         yield indent + _line(node)
-        following = children[str(node["uuid"])]
+        following = sorted(children[str(node["uuid"])], key=lambda child: str(child["uuid"]) not in trunk)
         # The trunk comes last, so that a branch is drawn where it leaves and the trunk goes on below it.
         for position, child in enumerate(following):
             waiting.append((child, indent if position == 0 else indent + "│ "))
+
+
+def _trunk(nodes: list[Json]) -> set[str]:
+    """Return the current checkpoint and what it came from."""
+    parents = {str(node["uuid"]): str(node["parent_checkpoint_uuid"]) for node in nodes}
+    found: set[str] = set()
+    for node in nodes:
+        name = str(node["uuid"]) if node["current"] else ""
+        while name in parents and name not in found:
+            found.add(name)
+            name = parents[name]
+    return found
 
 
 def _line(node: Json) -> str:

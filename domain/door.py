@@ -241,7 +241,7 @@ def _project_problem(request: Request, project: Project) -> Problem | None:
             message=f"there is no project {slug}",
             field="project",
             value=slug,
-            remedy=f"create it first: in.{slug}.project.{slug}.ProjectCreated",
+            remedy=f"create it first: `autovibe project create {slug}`, or in.{slug}.project.{slug}.ProjectCreated",
         )
     if project.status is ProjectStatus.ARCHIVED and not isinstance(event, MachineStopRequested):
         return _closed(slug, "archived", "archived projects take no more requests")

@@ -1,5 +1,6 @@
 """`autovibe budget …` and `autovibe usage`."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
@@ -8,7 +9,7 @@ import typer
 from cli import console, units
 from cli.exits import CliError, Exit
 from cli.framing import AsJson, Project, framed, group
-from cli.hub import Json, connect, segment
+from cli.hub import Hub, Json, connect, segment
 from cli.watch import until
 from events.words import BudgetPeriod
 
@@ -45,10 +46,7 @@ def show(
         return
     console.table(
         ("ACCOUNT", "RESOURCE", "PERIOD", "SINCE", "ALLOCATED", "USED", "RESERVED", "AVAILABLE", "UNIT"),
-        (
-            (_account(b), b["resource_type"], b["budget_period"], b["period_start"][:10], *_amounts(b), b["unit"])
-            for b in items
-        ),
+        ((_account(b), b["resource_type"], b["budget_period"], _since_when(b), *_amounts(b), b["unit"]) for b in items),
     )
 
 
@@ -77,6 +75,23 @@ def set_(
     }
     if machine:
         body["machine_uuid"] = machine
+    said = allocate(hub, project, body)
+    if as_json:
+        console.emit(said)
+    else:
+        console.say(f"{said['aggregate_id']} may use {number} {unit} ({period.value})")
+
+
+def _since_when(item: Json) -> str:
+    return "-" if item["budget_period"] == BudgetPeriod.TOTAL else str(item["period_start"])[:10]
+
+
+def allocate(hub: Hub, project: str, body: Mapping[str, object]) -> Json:
+    """Ask for a budget and wait for the answer.
+
+    Raises:
+        CliError: It was refused, or nobody answered.
+    """
     answer = hub.post("/api/v1/resources/budgets", body)
     said = until(
         hub,
@@ -88,10 +103,7 @@ def set_(
     )
     if said["type"] == "BudgetRefused":
         raise CliError(Exit.REFUSED, said["body"]["reason"])
-    if as_json:
-        console.emit(said)
-    else:
-        console.say(f"{answer['uuid']} may use {number} {unit} ({period.value})")
+    return said
 
 
 class By(StrEnum):
@@ -108,7 +120,7 @@ class By(StrEnum):
 @framed
 def usage(
     by: Annotated[By, typer.Option(help="What it is summed by.")] = By.PROJECT,
-    project: Annotated[str | None, typer.Option("--project", "-p")] = None,
+    project: Annotated[str | None, typer.Option("--project", "-p", help="Only of this project.")] = None,
     machine: Annotated[str | None, typer.Option(help="Only of this machine.")] = None,
     since: Annotated[str | None, typer.Option(help="E.g. 24h, 7d, or 2026-11-01T00:00:00Z.")] = None,
     as_json: AsJson = False,

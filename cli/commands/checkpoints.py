@@ -21,7 +21,7 @@ CAPTURE_S = 90.0
 @app.command("ls")
 @framed
 def list_(
-    project: Annotated[str | None, typer.Option("--project", "-p")] = None,
+    project: Annotated[str | None, typer.Option("--project", "-p", help="Only of this project.")] = None,
     machine: Annotated[str | None, typer.Option(help="Only those of one machine.")] = None,
     limit: Limit = 50,
     as_json: AsJson = False,
@@ -81,7 +81,7 @@ def show(checkpoint: Checkpoint, as_json: AsJson = False) -> None:
 @framed
 def take(
     machine: Annotated[str, typer.Argument(help="A running machine's id.", show_default=False)],
-    description: Annotated[str, typer.Option("--description", "-m")] = "",
+    description: Annotated[str, typer.Option("--description", "-m", help="For humans.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Capture a running machine now."""

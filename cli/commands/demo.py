@@ -16,11 +16,14 @@ import typer
 from cli import console
 from cli.exits import CliError, Exit
 from cli.framing import framed
+from cli.stack.directory import held
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 START_S = 120.0
 STOP_S = 60.0
+MARK = "made-by-demo"
+"""Only a directory with this in it is emptied: nobody loses a hub of their own."""
 HALFWAY = "2/3"
 """The first goal says this when discounts are written but not yet wired in."""
 
@@ -34,9 +37,13 @@ def demo(
         raise CliError(Exit.FAILED, f"{EXAMPLES} is missing: the demo runs from a checkout of the project")
     directory = data.absolute()
     if directory.exists():
-        if not (directory / "client.json").exists() and any(directory.iterdir()):
+        if not directory.is_dir() or (not (directory / MARK).exists() and any(directory.iterdir())):
             raise CliError(Exit.USAGE, f"--data {data} holds other things", remedy="name a directory of its own")
+        if held(directory / "nats"):
+            raise CliError(Exit.FAILED, f"a hub runs on {data}", remedy="stop it, or give another --data")
         shutil.rmtree(directory)
+    directory.mkdir(mode=0o700, parents=True)
+    (directory / MARK).touch()
     started = time.monotonic()
     _title("Start the hub: nats-server, PostgreSQL, the sandbox and every service, embedded")
     with subprocess.Popen(  # our own command

@@ -85,7 +85,9 @@ def logs(
 
 @app.command()
 @framed
-def stop(machine: Machine, reason: Annotated[str, typer.Option()] = "", as_json: AsJson = False) -> None:
+def stop(
+    machine: Machine, reason: Annotated[str, typer.Option(help="Why; stands in the log.")] = "", as_json: AsJson = False
+) -> None:
     """End a machine, whatever it is doing; it is sealed in a final checkpoint first."""
     answer = connect().post(f"/api/v1/machines/{segment(machine)}/stop", {"reason": reason})
     if as_json:

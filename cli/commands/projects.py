@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cli import console, units, watch
+from cli.commands.budgets import allocate
 from cli.exits import CliError, Exit
 from cli.framing import AsJson, Limit, Project, framed, group
 from cli.hub import Hub, Json, connect, segment
@@ -24,26 +25,29 @@ def create(
     source: Annotated[str | None, typer.Option("--from", help="Directory that becomes the first checkpoint.")] = None,
     budget: Annotated[str | None, typer.Option(help="What it may spend in all, e.g. 5CAD.")] = None,
     greediness: Annotated[str, typer.Option(help="0.0 to 1.0: its weight when budgets are shared.")] = "0.5",
-    description: Annotated[str, typer.Option()] = "",
+    description: Annotated[str, typer.Option(help="For humans.")] = "",
     checkpoint_every: Annotated[str | None, typer.Option(help="While files change, e.g. 300s.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a project, from a directory or empty."""
     hub = connect()
     amount = units.money(budget, "--budget") if budget else None
+    if amount and amount[1] != "CAD":
+        raise CliError(Exit.USAGE, f"--budget {budget!r}: budgets are in CAD")
     body: dict[str, object] = {"name": name, "greediness": units.greediness(greediness), "description": description}
     if checkpoint_every:
         body["checkpoint_policy"] = {"interval_s": units.seconds(checkpoint_every, "--checkpoint-every")}
     if source is not None:
         if not Path(source).is_dir():
             raise CliError(Exit.USAGE, f"--from {source!r} is not a directory that exists")
+        _refuse_if_there(hub, name)
         uploaded = upload_tree(hub.context, source)
         body["genesis"] = uploaded.digest
         if not as_json:
             console.note(f"captured {uploaded.file_count} files, {console.size(uploaded.size_bytes)}")
     answer = hub.post("/api/v1/projects", body)
     if amount:
-        hub.post("/api/v1/resources/budgets", {"project": name, "amount": amount[0], "unit": amount[1]})
+        _allocate(hub, name, *amount)
     project = _when_it_starts(hub, name, answer["seq"])
     if as_json:
         console.emit(project)
@@ -83,7 +87,7 @@ def show(name: Project, as_json: AsJson = False) -> None:
 def set_(
     name: Project,
     greediness: Annotated[str | None, typer.Option(help="0.0 to 1.0.")] = None,
-    description: Annotated[str | None, typer.Option()] = None,
+    description: Annotated[str | None, typer.Option(help="For humans.")] = None,
     paused: Annotated[bool | None, typer.Option("--paused/--active", help="Whether it takes requests.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -102,9 +106,32 @@ def set_(
 
 @app.command()
 @framed
-def archive(name: Project, reason: Annotated[str, typer.Option()] = "", as_json: AsJson = False) -> None:
+def archive(
+    name: Project, reason: Annotated[str, typer.Option(help="Why; stands in the log.")] = "", as_json: AsJson = False
+) -> None:
     """Take no more requests for a project; its history stays."""
     _done(connect().post(f"/api/v1/projects/{segment(name)}/archive", {"reason": reason}), as_json=as_json)
+
+
+def _refuse_if_there(hub: Hub, name: str) -> None:
+    """Before a directory is read and sent for nothing; the door decides all the same."""
+    try:
+        hub.get(f"/api/v1/projects/{segment(name)}")
+    except CliError as error:
+        if error.exit_code is not Exit.NOT_FOUND:
+            raise
+        return
+    raise CliError(Exit.REFUSED, f"project {name} exists already")
+
+
+def _allocate(hub: Hub, name: str, amount: str, unit: str) -> None:
+    """A project whose budget was not set has no cap: that must not pass unsaid."""
+    try:
+        allocate(hub, name, {"project": name, "amount": amount, "unit": unit})
+    except CliError as error:
+        message = f"project {name} is there, but without its budget: {error.message}"
+        remedy = f"autovibe budget set {name} AMOUNT"
+        raise CliError(error.exit_code, message, remedy=remedy, problem=error.problem) from error
 
 
 def _done(answer: dict[str, object], *, as_json: bool) -> None:

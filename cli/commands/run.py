@@ -33,14 +33,14 @@ def run(
     goal: Annotated[
         str, typer.Argument(help="What the machine is to do; for a shell, a bash script.", show_default=False)
     ],
-    machine_type: Annotated[str, typer.Option("--type", "-t", help="shell, …")] = "shell",
+    machine_type: Annotated[str, typer.Option("--type", "-t", help="What runs the goal; only shell today.")] = "shell",
     source: Annotated[str | None, typer.Option("--from", help="Checkpoint to start from (a branch).")] = None,
     file: Annotated[list[str] | None, typer.Option(help="PATH=LOCALFILE, put in the workspace first.")] = None,
     env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; it is logged, so no secrets.")] = None,
     cpu: Annotated[str | None, typer.Option(help="Cores, e.g. 0.5.")] = None,
     memory: Annotated[str | None, typer.Option(help="E.g. 512M, 2G.")] = None,
     disk: Annotated[str | None, typer.Option(help="E.g. 4G.")] = None,
-    processes: Annotated[int | None, typer.Option(min=1)] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="How many processes and threads at once.")] = None,
     deadline: Annotated[str | None, typer.Option(help="E.g. 90s, 15m, 2h.")] = None,
     budget: Annotated[str | None, typer.Option(help="What this machine may cost, e.g. 0.50CAD.")] = None,
     on_interrupt: Annotated[OnInterrupt, typer.Option(help="What Ctrl-C does to the machine.")] = OnInterrupt.STOP,
@@ -48,13 +48,15 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Request a machine, follow it, and leave with its outcome as exit code."""
+    if not goal:
+        raise CliError(Exit.USAGE, "the goal is empty", remedy=f'autovibe run {project} "make test"')
     hub = connect()
     limits = _limits(cpu, memory, disk, processes, deadline)
     body: dict[str, object] = {"project": project, "machine_type": machine_type, "goal": goal, "limits": limits}
     if source:
         body["from_checkpoint_id"] = hub.get(f"/api/v1/checkpoints/{segment(source)}")["uuid"]
     if file:
-        body["files"] = [_injected(hub, path, local) for path, local in pairs(file, "--file").items()]
+        body["files"] = [_injected(hub, path, local) for path, local in pairs(file, "--file", "PATH=LOCALFILE").items()]
     if env:
         body["env"] = pairs(env, "--env")
     if budget:
@@ -138,7 +140,8 @@ class Follower:
                 f"/api/v1/machines/{segment(self._machine_id)}/stop", {"reason": "interrupted at the terminal"}
             )
             console.note("stopping; Ctrl-C again leaves it to itself")
-            self._until_the_end()
+            last = self._until_the_end()
+            self._summary(last)
             return Exit.INTERRUPTED
         printing.join(OUTPUT_JOIN_S)
         return self._summary(last)
@@ -158,7 +161,9 @@ class Follower:
         try:
             for line in watch.output(self._hub, self._machine_id, follow=True):
                 console.emit({"output": line}) if self._as_json else console.say(line_of_output(line))
-        except (CliError, BrokenPipeError) as error:
+        except BrokenPipeError:
+            console.note("nobody reads the output any more; the machine goes on")
+        except CliError as error:
             console.note(f"output is cut off: {error}")
 
     def _summary(self, last: Json) -> Exit:
@@ -168,7 +173,8 @@ class Follower:
         if self._as_json:
             console.emit({"machine": machine, "usage": used["items"]})
         else:
-            note(f"{console.word(machine['outcome'])} {console.printable(machine['error_message'] or '')}".rstrip())
+            told = console.printable(machine["error_message"] or "")
+            note(console.word(machine["outcome"]) + (f": {told}" if told else ""))
             note(f"cost {console.money(cost)}, checkpoints {machine['checkpoint_count']}")
             if machine["last_checkpoint_uuid"]:
                 note(f"ended in checkpoint {machine['last_checkpoint_uuid']}")

@@ -58,6 +58,17 @@ class Claim:
             self._descriptor = None
 
 
+def held(directory: Path) -> bool:
+    """Whether somebody holds the directory now; only a claim makes sure."""
+    if not (directory / "lock").exists():
+        return False
+    try:
+        os.close(_lock(directory / "lock"))
+    except DirectoryInUseError:
+        return True
+    return False
+
+
 def working_in(directory: Path) -> list[int]:
     """Return the ids of the processes whose working directory is `directory` or below it (ours excepted)."""
     inside = directory.resolve()

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable
 
+from cli import console
 from cli.context import Context
 from cli.stack.stack import StackOptions, running
 from services.kit.logging import configure
@@ -23,6 +24,8 @@ async def _stay(options: StackOptions, ready: Callable[[Context], None]) -> None
     started = False
 
     def stop() -> None:
+        if not stopping.is_set():
+            console.note("stopping")
         stopping.set()
         if not started:
             work.cancel()

@@ -19,7 +19,7 @@ from psycopg.conninfo import make_conninfo
 from cli.context import Context
 from cli.exits import CliError, Exit
 from cli.stack import access, binaries, services
-from cli.stack.directory import DirectoryInUseError
+from cli.stack.directory import DirectoryInUseError, held
 from cli.stack.nats import EmbeddedNats, NatsConfig, OperatorMode
 from cli.stack.places import Places
 from cli.stack.postgres import EmbeddedPostgres
@@ -72,10 +72,10 @@ async def running(options: StackOptions) -> AsyncGenerator[Context]:
     """Start everything in order, yield how to reach it, stop everything in the opposite order.
 
     Raises:
-        CliError: A port is taken, the sandbox is unsafe on this host, a server did not come up or is not durable, or the
-            streams or tables there are not those of this version.
+        CliError: A hub runs on the directory already, a port is taken, the sandbox is unsafe on this host, a server did not
+            come up or is not durable, or the streams or tables there are not those of this version.
     """
-    options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _directory(options.data)
     async with AsyncExitStack() as stack:
         try:
             places = await _servers(stack, options)
@@ -88,6 +88,15 @@ async def running(options: StackOptions) -> AsyncGenerator[Context]:
         await stack.enter_async_context(services.running(places))
         context = await access.context(places, options.data)
         yield context
+
+
+def _directory(data: Path) -> None:
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CliError(Exit.USAGE, f"--data {data} cannot be made: {error.strerror}") from error
+    if held(data / "nats") or held(data / "postgres"):
+        raise CliError(Exit.FAILED, f"a hub runs on {data} already", remedy="stop it, or give another --data")
 
 
 async def _servers(stack: AsyncExitStack, options: StackOptions) -> Places:
@@ -202,6 +211,6 @@ def _port(host: str, port: int, option: str) -> int:
             raise CliError(
                 Exit.FAILED,
                 f"{host}:{port} cannot be listened on: {error.strerror}",
-                remedy=f"{option} 0 takes a free one",
+                remedy=f"{option} 0 takes a free one; all free: --port 0 --store-port 0 --nats-port 0",
             ) from error
         return int(probe.getsockname()[1])

@@ -25,18 +25,10 @@ MEANING = {
     Exit.INTERRUPTED: "Ctrl-C, or the machine was stopped by somebody.",
 }
 
-_UNSAID = {
-    "processes": "How many processes and threads at once.",
-    "project": "Only of this project.",
-    "description": "For humans.",
-    "reason": "Why; stands in the log.",
-}
-"""Where the option says nothing."""
-
 _INTRODUCTION = """
 Every command takes `--help`, and all but `demo` take `--json`: one JSON document, or one a line where there are
 several. Colours are left out when the output is no terminal, or `NO_COLOR` is set. Ids may be shortened to any prefix
-that only one thing has. Progress goes to stderr, results to stdout.
+of four characters or more that only one thing has. Progress goes to stderr, results to stdout.
 
 Which hub is talked to: [settings.md](settings.md#the-command-line).
 """
@@ -131,7 +123,7 @@ def _default(option: TyperOption) -> str:
 
 def _described(option: TyperOption) -> str:
     words = _words(option)
-    text = option.help or _UNSAID[str(option.name)]
+    text = str(option.help)
     if option.multiple:
         text += " May be given several times."
     return f"{text} One of {', '.join(code(word) for word in words)}." if words else text

@@ -38,8 +38,8 @@ class HttpProblem(Exception):
         return Response(body, status_code=self.status, media_type=MEDIA_TYPE, headers=self.headers)
 
 
-def not_found(kind: str, name: str) -> HttpProblem:
-    return HttpProblem(404, "not_found", f"there is no {kind} {name[:200]!r} that this key may see")
+def not_found(kind: str, name: str, remedy: str = "") -> HttpProblem:
+    return HttpProblem(404, "not_found", f"there is no {kind} {name[:200]!r} that this key may see", remedy=remedy)
 
 
 def ambiguous(kind: str, name: str) -> HttpProblem:

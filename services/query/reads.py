@@ -151,6 +151,8 @@ def _item_statement(listing: Listing, scope: tuple[str, ...] | None) -> LiteralS
 def uuid_range(name: str, kind: str) -> tuple[UUID, UUID]:
     """Return the lowest and the highest uuid that begin with `name`."""
     digits = name.replace("-", "").lower()
-    if not PREFIX_CHARS_MIN <= len(digits) <= 32 or not set(digits) <= set("0123456789abcdef"):
+    if len(digits) < PREFIX_CHARS_MIN:
+        raise not_found(kind, name, f"write at least {PREFIX_CHARS_MIN} characters of the id")
+    if len(digits) > 32 or not set(digits) <= set("0123456789abcdef"):
         raise not_found(kind, name)
     return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))

@@ -29,6 +29,12 @@ def test_a_branch_stands_off_the_trunk_below_its_parent() -> None:
     assert [line.split("  ")[0] for line in lines] == ["● a", "│ ● x", "● b", "● c"]
 
 
+def test_the_line_that_leads_to_the_current_checkpoint_is_the_trunk() -> None:
+    failed, current = node("b", "a"), node("d", "c", current=True)
+    lines = list(drawn([node("a", None), failed, node("c", "a"), current]))
+    assert [line.split("  ")[0] for line in lines] == ["● a", "│ ● b", "● c", "◉ d"]
+
+
 def test_the_current_checkpoint_and_a_purged_one_have_marks_of_their_own() -> None:
     lines = list(drawn([node("a", None, purged_at="2026-01-01"), node("b", "a", current=True)]))
     assert lines[0].startswith("○ a")
