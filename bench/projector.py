@@ -1,9 +1,10 @@
-"""Projection end to end: ours beside a FastStream handler per message and an ordinary fetch-and-executemany batch.
+"""Projection end to end: ours beside FastStream, the `eventsourcing` library and an ordinary fetch-and-executemany batch.
 
     python -m bench.projector [--events 100000] [--peer-events 3000] [--rounds 3] [--rebuild 0] [--lag-s 5]
 
 All read the same log of mixed events, validate with the same models, and commit rows and position durably by the same
 server. Ours does more: the hash chain and all read models; each peer keeps one row per event and one per machine.
+`eventsourcing` reads a log of its own in PostgreSQL, of the same events (bench/projector_peer.py).
 CPU is that of Python, PostgreSQL and nats-server together, from /proc.
 """
 
@@ -31,6 +32,7 @@ from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
 from nats.js.api import AckPolicy as Ack
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
+from bench import projector_peer
 from cli.stack.nats import EmbeddedNats
 from cli.stack.postgres import EmbeddedPostgres
 from events import address, fresh
@@ -275,20 +277,29 @@ async def fetching(made: Stack, dsn: str, count: int) -> None:
     await made.bus.js.delete_consumer("LOG", name)
 
 
+async def eventsourcing(_made: Stack, dsn: str, count: int) -> None:
+    """Projects the library's own log, which `projector_peer.fill` made."""
+    await asyncio.to_thread(projector_peer.project(dsn, INSERT_EVENT, UPSERT_MACHINE))
+    assert projector_peer.rows_of(dsn) == count
+
+
 def _row(seq: int, tokens: tuple[str, ...], headers: dict[str, str], data: bytes) -> tuple[object, ...]:
     occurred = datetime.fromisoformat(headers["ce-time"])
     return (seq, UUID(headers["ce-id"]), *tokens, occurred, headers["ce-actor"], data.decode())
 
 
 async def replay(made: Stack, arguments: argparse.Namespace) -> dict[str, list[Measured]]:
-    found: dict[str, list[Measured]] = {"ours": [], "fetch(500)+executemany": [], "faststream": []}
+    found: dict[str, list[Measured]] = {"ours": [], "fetch(500)+executemany": [], "faststream": [], "eventsourcing": []}
     for _ in range(arguments.rounds):
         for name, work, count in (
             ("ours", ours, arguments.events),
             ("fetch(500)+executemany", fetching, arguments.peer_events * 5),
             ("faststream", faststream, arguments.peer_events),
+            ("eventsourcing", eventsourcing, arguments.peer_events),
         ):
             dsn = await made.database()
+            if work is eventsourcing:
+                await asyncio.to_thread(projector_peer.fill, dsn, count, mixed())
             measured = await made.measure(count, lambda work=work, dsn=dsn, count=count: work(made, dsn, count))
             found[name].append(measured)
             print(f"  {name:24} {measured.rate:10,.0f} events/s {measured.cpu_us:8.1f} µs CPU/event", flush=True)
