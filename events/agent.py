@@ -124,7 +124,10 @@ class Capture(Value):
 
 
 class Stop(Value):
-    """Command: stop the runner (interrupt, TERM, then the PID namespace), seal, report AgentFinished, end. Answered at once by `{}`."""
+    """Command: stop the runner (interrupt, TERM, then the PID namespace), seal, report AgentFinished, end.
+
+    Answered at once by `{}`.
+    """
 
     reason: Text = ""
     outcome: Literal["cancelled", "expired"] = "cancelled"

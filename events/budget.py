@@ -35,7 +35,9 @@ Lines = Annotated[tuple[Line, ...], Field(min_length=1, max_length=16)]
 
 
 class BudgetRequested(BudgetEvent):
-    """Somebody sets what an account may use of one resource per period. Said at the door; answered by BudgetAllocated or BudgetRefused.
+    """Somebody sets what an account may use of one resource per period.
+
+    Said at the door; answered by BudgetAllocated or BudgetRefused.
 
     An account without an allocation of a resource has no cap of its own; an allocation of 0 is a cap.
     """
@@ -61,7 +63,10 @@ class BudgetRefused(BudgetEvent):
 
 
 class BudgetAllocated(BudgetEvent):
-    """An account may use `amount` in the period; a later one for the same period replaces it, a new period is a new row. Said by budget."""
+    """An account may use `amount` in the period; a later one for the same period replaces it, a new period is a new row.
+
+    Said by budget.
+    """
 
     said_by: ClassVar[tuple[Said, ...]] = (Said.BUDGET,)
 

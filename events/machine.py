@@ -167,7 +167,10 @@ class MachineDenied(MachineEvent):
 
 
 class MachineProvisioningStarted(MachineEvent):
-    """An incarnation is being made on a host. Said by spawner before any effect: what is found on a host without it is an orphan."""
+    """An incarnation is being made on a host.
+
+    Said by spawner before any effect: what is found on a host without it is an orphan.
+    """
 
     said_by: ClassVar[tuple[Said, ...]] = (Said.SPAWNER,)
     phase: ClassVar[Phase | None] = Phase.PROVISIONING

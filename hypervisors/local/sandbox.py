@@ -71,7 +71,7 @@ class Sandbox:
         return _host_uid(machine_id) if self.as_root else os.getuid()
 
     def launcher(self, place: Place, machine_id: UUID, limits: Limits, deadline_s: float) -> tuple[str, ...]:
-        """Return the prefix before the runner's own command; start it with your process id as AUTOVIBE_AGENT in its environment."""
+        """Return the prefix before the runner's own command; whoever starts it gives its process id as AUTOVIBE_AGENT."""
         uid = self.host_uid(machine_id)
         seen, bwrap = place.root, self.bwrap
         if self.as_root:

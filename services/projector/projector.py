@@ -27,6 +27,8 @@ from services.projector.writer import Position, Writer
 STANDBY_S = 0.5
 """How often a second projector tries whether it is the first now."""
 RETRY_S = 0.1
+OVERLAP_EVENTS = 256
+"""A smaller batch is written before more is read: what arrives meanwhile goes into one transaction, not behind two."""
 
 T = TypeVar("T")
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("projector")
@@ -152,6 +154,8 @@ class Projector:
                     batch = prepare(part, after, hash_)
                     after, hash_ = batch.upto, batch.hash
                     await queue.put(batch)
+                    if len(batch) < OVERLAP_EVENTS:
+                        await queue.join()
 
     async def _write(self, writer: Writer, queue: asyncio.Queue[Batch], current: list[Head]) -> None:
         while True:
@@ -161,6 +165,7 @@ class Projector:
                 current[0] = Head(batch.upto, batch.hash, batch.previous)
             if batch.broken is not None:
                 raise Halted(batch.broken)
+            queue.task_done()
 
     async def _write_one(self, writer: Writer, batch: Batch) -> None:
         try:
