@@ -89,7 +89,7 @@ async def test_a_fork_that_comes_after_its_machine_was_destroyed_does_not_stay(
     await hypervisor.create(other)
     await hypervisor.destroy(other.machine_id, 1)
     await eventually(lambda: len(agents_of(hypervisor.zygote.pid)) == before)
-    assert f"{spec.machine_id}.1" not in hypervisor.zygote.running
+    await eventually(lambda: f"{spec.machine_id}.1" not in hypervisor.zygote.running)
 
 
 async def test_a_sandbox_whose_agent_is_killed_before_it_stands_never_stands(stack: Stack) -> None:
