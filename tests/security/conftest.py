@@ -176,8 +176,12 @@ async def hub() -> AsyncIterator[Hub]:
 
 
 async def _close(nc: Client) -> None:
+    """Close a client and its socket: nats-py leaves that of a connection that the server cut for the collector."""
+    transport = nc._transport  # pyright: ignore[reportPrivateUsage]
     if not nc.is_closed:
         await nc.close()
+    if transport is not None:
+        transport.close()
 
 
 async def _ignore(_error: Exception) -> None:
