@@ -123,7 +123,7 @@ async def test_a_flood_of_output_is_bounded_and_the_gap_is_said(stack: Stack) ->
     dropped = [str(line["t"]) for line in lines if line["s"] == "agent"]
     assert dropped
     assert all("bytes dropped" in text for text in dropped)
-    assert sum(int(text.split()[1]) for text in dropped) > size_bytes
+    assert sum(int(text.split()[1]) for text in dropped) > 1_000_000
 
 
 async def test_a_line_without_end_is_cut_and_kept_small(stack: Stack) -> None:
