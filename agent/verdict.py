@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Literal
 
-StopOutcome = Literal["cancelled", "expired", "failed"]
+StopOutcome = Literal["cancelled", "expired", "failed", "parked"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,7 +218,11 @@ def _lost(command: c.Lost, machine: Machine) -> list[m.MachineEvent]:
     if machine.phase is Phase.SEALING:
         return []  # it had finished; what it waits for comes from the checkpointer, or its deadline does
     if machine.phase is Phase.DRAINING and ending:
-        return [m.MachineEndingStarted(epoch=machine.epoch, outcome=ending.outcome, reason=ending.reason)]
+        return [
+            m.MachineEndingStarted(
+                epoch=machine.epoch, outcome=ending.outcome or Outcome.CANCELLED, reason=ending.reason
+            )
+        ]
     if machine.stop is not None:
         reason = machine.stop or "stop requested"
         return [m.MachineEndingStarted(epoch=machine.epoch, outcome=Outcome.CANCELLED, reason=reason)]
@@ -312,7 +316,11 @@ def _deadline(command: c.DeadlinePassed, machine: Machine) -> list[m.MachineEven
             return [m.MachineSealingStarted(epoch=epoch, outcome=ending.outcome, reason=ending.reason or why)]
         case Phase.SEALING:
             ending = machine.ending or Ending(Outcome.FAILED)
-            return [m.MachineEndingStarted(epoch=epoch, outcome=ending.outcome, reason=ending.reason or why)]
+            return [
+                m.MachineEndingStarted(
+                    epoch=epoch, outcome=ending.outcome or Outcome.FAILED, reason=ending.reason or why
+                )
+            ]
         case Phase.RECOVERING:
             return [m.MachineEndingStarted(epoch=epoch, outcome=Outcome.LOST, reason=why)]
         case Phase.PARKED | Phase.QUARANTINED:
@@ -344,7 +352,7 @@ def _end(machine: Machine, usage: tuple[m.UsageRecorded, ...], last_good: UUID |
     ending = machine.ending or Ending(Outcome.FAILED, "it ended without an outcome")
     ended = m.MachineEnded(
         epoch=machine.epoch,
-        outcome=ending.outcome,
+        outcome=ending.outcome or Outcome.FAILED,
         exit_code=ending.exit_code,
         reason=ending.reason,
         checkpoint_id=last_good,

@@ -49,9 +49,10 @@ class Incarnation:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How the machine is to end, once that is decided."""
+    """How the machine is to end, or to park, once that is decided."""
 
-    outcome: Outcome
+    outcome: Outcome | None
+    """None: it parks."""
     reason: str = ""
     exit_code: int | None = None
     checkpoint_id: UUID | None = None

@@ -11,13 +11,23 @@ from pydantic import Field
 
 from events.base import Count, Digest, Epoch, Goal, Id, Name, Slug, Text, Value
 from events.machine import Env, InjectedFile, Limits
-from events.project import CheckpointPolicy
+from events.project import AgentPolicy, CheckpointPolicy
 from events.words import CheckpointType, CreationContext, MachineType
 
 HEARTBEAT_S = 10.0
 OUTPUT_LINE_BYTES_MAX = 16_384
 OUTPUT_BYTES_PER_S_MAX = 262_144
 """Above it output is dropped and the gap is said."""
+
+
+class AgentTool(Value):
+    """An agent CLI as the sandbox is to see it."""
+
+    command: Annotated[tuple[str, ...], Field(min_length=1, max_length=16)]
+    """Argument prefix that starts it."""
+    mounts: Annotated[tuple[str, ...], Field(max_length=32)] = ()
+    """Directories or files of the host, absolute, that it needs; the sandbox sees them read-only at the same place."""
+    version: Name | None = None
 
 
 class MachineSpec(Value):
@@ -36,6 +46,16 @@ class MachineSpec(Value):
     env: Env = {}
     limits: Limits = Limits()
     policy: CheckpointPolicy = CheckpointPolicy()
+    agent_policy: AgentPolicy = AgentPolicy()
+    model: Name | None = None
+    """The model to use, decided: the request's, the project's or the hub's; None for what uses none."""
+    tool: AgentTool | None = None
+    gateway_url: str = ""
+    """Where the agent reaches the gateway, `http://host:port`; the runner is given an address of its own that leads there.
+
+    Empty: this machine reaches no model."""
+    gateway_token: Annotated[str, Field(repr=False)] = ""
+    """What the runner shows the gateway: good for this machine and epoch alone."""
     deadline_in_s: Annotated[float, Field(gt=0)]
     """What is left of the goal's deadline."""
     nats_url: str
@@ -105,22 +125,32 @@ class CaptureFailed(Value):
     reason: Text
 
 
+class NothingChanged(Value):
+    """The answer to a Capture with `only_changes` when the last checkpoint still holds; no checkpoint is made."""
+
+    checkpoint_id: Id
+    """The one that was asked for and is not made."""
+
+
 class AgentFinished(Value):
     """The runner is over and the final capture, if any, was reported before. To spawner; the agent ends after it."""
 
-    outcome: Literal["succeeded", "failed", "cancelled", "expired"]
+    outcome: Literal["succeeded", "failed", "cancelled", "expired", "parked"]
     exit_code: Annotated[int, Field(ge=-255, le=255)] | None = None
     reason: Text = ""
     checkpoint_id: Id | None = None
 
 
 class Capture(Value):
-    """Command: capture now; answered by WorkspaceCaptured or CaptureFailed (a JSON object with `report` naming which)."""
+    """Command: capture now; answered by WorkspaceCaptured, NothingChanged or CaptureFailed (`report` names which)."""
 
     checkpoint_id: Id
     checkpoint_type: CheckpointType
     creation_context: CreationContext
     deadline_s: Annotated[float, Field(gt=0, le=300)] = 60.0
+    only_changes: bool = False
+    transcript_has: Annotated[tuple[Name, ...], Field(max_length=256)] = ()
+    """Ids of tool uses whose results the agent's own conversation file must hold first; waited for at most 2 s."""
 
 
 class Stop(Value):
@@ -130,7 +160,8 @@ class Stop(Value):
     """
 
     reason: Text = ""
-    outcome: Literal["cancelled", "expired"] = "cancelled"
+    outcome: Literal["cancelled", "expired", "parked"] = "cancelled"
+    """parked: the capture is a parking checkpoint, and the machine goes on from it later."""
     grace_s: Annotated[float, Field(ge=0, le=60)] = 5.0
     seal: bool = True
 

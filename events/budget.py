@@ -3,17 +3,28 @@
 Two-phase: reserve the worst case before, settle with the actual after; each reservation is resolved exactly once.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from events.base import Amount, Event, Id, Name, Text, Time, Value
-from events.words import BudgetPeriod, Resource, Said, Unit
+from events.words import BudgetPeriod, CarryOver, OnExhausted, Resource, Said, Unit
 
-BUDGETED = Literal[Resource.MONEY, Resource.TIME, Resource.API_CALLS]
-"""What can be budgeted so far."""
+BUDGETED = Resource
+"""What can be budgeted."""
 
-UNIT_OF: dict[Resource, Unit] = {Resource.MONEY: Unit.CAD, Resource.TIME: Unit.MINUTES, Resource.API_CALLS: Unit.CALLS}
+UNIT_OF: dict[Resource, Unit] = {
+    Resource.MONEY: Unit.CAD,
+    Resource.TIME: Unit.MINUTES,
+    Resource.API_CALLS: Unit.CALLS,
+    Resource.TOKENS: Unit.TOKENS,
+    Resource.CPU: Unit.CPU_HOURS,
+    Resource.MEMORY: Unit.GB_HOURS,
+    Resource.STORAGE: Unit.GB_HOURS,
+    Resource.NETWORK: Unit.GB,
+}
+THRESHOLDS_PERCENT = (50, 80, 95, 100)
+Thresholds = Annotated[tuple[Annotated[int, Field(ge=1, le=100)], ...], Field(max_length=16)]
 
 
 class BudgetEvent(Event):
@@ -51,6 +62,26 @@ class BudgetRequested(BudgetEvent):
     time_zone: Annotated[str, Field(min_length=1, max_length=64)] = "UTC"
     """Named zone in which days, weeks and months begin."""
     auto_reset: bool = True
+    soft: Amount | None = None
+    """Beyond it a warning is said and nothing is refused."""
+    thresholds: Thresholds = THRESHOLDS_PERCENT
+    """Percentages of `amount` at which a warning is said, once per period."""
+    carry: CarryOver = CarryOver.NONE
+    on_exhausted: OnExhausted = OnExhausted.PARK
+
+
+class BudgetTopUpRequested(BudgetEvent):
+    """Somebody adds to what an account may use in the present period. Said at the door; answered as BudgetRequested is.
+
+    An account without an allocation of the resource in that period has nothing to add to and is refused.
+    """
+
+    said_by: ClassVar[tuple[Said, ...]] = (Said.DOOR,)
+
+    resource: BUDGETED = Resource.MONEY
+    amount: Amount
+    unit: Unit
+    period: BudgetPeriod = BudgetPeriod.TOTAL
 
 
 class BudgetRefused(BudgetEvent):
@@ -79,6 +110,12 @@ class BudgetAllocated(BudgetEvent):
     """None for a total."""
     time_zone: Name = "UTC"
     auto_reset: bool = True
+    soft: Amount | None = None
+    thresholds: Thresholds = THRESHOLDS_PERCENT
+    carry: CarryOver = CarryOver.NONE
+    on_exhausted: OnExhausted = OnExhausted.PARK
+    base_amount: Amount | None = None
+    """What every period is given; None: `amount`. They differ by what was carried over or added for this period."""
 
 
 class BudgetReserved(BudgetEvent):
@@ -112,6 +149,57 @@ class BudgetSettled(BudgetEvent):
     reservation_id: Id
     machine_id: Id
     lines: Lines
+
+
+class BudgetExtended(BudgetEvent):
+    """More is set aside for a machine under the reservation that it has. Said by budget, one batch over all accounts."""
+
+    said_by: ClassVar[tuple[Said, ...]] = (Said.BUDGET,)
+
+    reservation_id: Id
+    machine_id: Id
+    lines: Lines
+
+
+class BudgetDrawn(BudgetEvent):
+    """A part of a reservation has been used: it is no longer reserved but used, while the rest stays reserved.
+
+    Said by budget, one batch over all accounts of the path; a machine's settled calls are drawn together.
+    """
+
+    said_by: ClassVar[tuple[Said, ...]] = (Said.BUDGET,)
+
+    reservation_id: Id
+    machine_id: Id
+    lines: Lines
+
+
+class BudgetExceeded(BudgetEvent):
+    """More was used than was set aside: a bound was wrong, which is a defect, or a call was elastic. Said by budget."""
+
+    said_by: ClassVar[tuple[Said, ...]] = (Said.BUDGET,)
+
+    machine_id: Id
+    call_id: Id | None = None
+    resource: BUDGETED
+    amount: Amount
+    """By how much."""
+
+
+class SharesRebalanced(BudgetEvent):
+    """How the hub's allocation is shared by greediness, among the projects that want some. Said by budget, on the hub's account.
+
+    Only said when a share moved by more than 1 % of the allocation.
+    """
+
+    said_by: ClassVar[tuple[Said, ...]] = (Said.BUDGET,)
+
+    resource: BUDGETED
+    period: BudgetPeriod
+    period_start: Time
+    allocated: Amount
+    shares: Annotated[dict[Name, Amount], Field(max_length=1_000)]
+    """By project's slug."""
 
 
 class BudgetReleased(BudgetEvent):

@@ -29,7 +29,7 @@ class CredentialIssued(CredentialEvent):
     public_key: Annotated[str, Field(max_length=128)] | None = None
     """The NATS user key of a client, machine or operator."""
     key_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """SHA-256 of an API key, which has 256 random bits and so needs no salt."""
+    """SHA-256 of an API key, or of a machine's gateway token: 256 random bits, so it needs no salt."""
     machine_id: Id | None = None
     epoch: Epoch | None = None
     expires_at: Time | None = None

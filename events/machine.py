@@ -103,6 +103,8 @@ class MachineRequested(MachineEvent):
     calls: Amount | None = None
     """The machine's own cap of model API calls; also what is reserved. None: no calls are reserved."""
     greediness: Greediness | None = None
+    model: Name | None = None
+    """The model an AI agent is to use; None: the project's, else the hub's default for the type."""
     metadata: Annotated[dict[str, Annotated[str, Field(max_length=NAME_CHARS_MAX)]], Field(max_length=32)] = {}
 
 
@@ -235,6 +237,22 @@ class MachineCheckpointingStarted(MachineEvent):
     checkpoint_id: Id
 
 
+class MachineHeld(MachineEvent):
+    """Something stands in the way of the machine's running; a machine that runs parks at the next boundary.
+
+    Said by budget (budget), gateway (rate_limit) and spawner. Answered by spawner, which drains and parks it.
+    """
+
+    said_by: ClassVar[tuple[Said, ...]] = (Said.BUDGET, Said.GATEWAY, Said.SPAWNER)
+
+    epoch: Epoch
+    """The epoch that ran into it; one that is over by then is not held again."""
+    hold: Hold
+    reason: Text
+    until: Time | None = None
+    """When it goes by itself; None: when somebody or something lifts it."""
+
+
 class MachineDrainingStarted(MachineEvent):
     """The agent was told to stop the runner and seal. Said by spawner."""
 
@@ -242,7 +260,8 @@ class MachineDrainingStarted(MachineEvent):
     phase: ClassVar[Phase | None] = Phase.DRAINING
 
     epoch: Epoch
-    outcome: Outcome
+    outcome: Outcome | None = None
+    """None: it parks."""
     reason: Text
 
 
@@ -253,11 +272,12 @@ class MachineSealingStarted(MachineEvent):
     phase: ClassVar[Phase | None] = Phase.SEALING
 
     epoch: Epoch
-    outcome: Outcome
+    outcome: Outcome | None = None
+    """None: it parks."""
     exit_code: Annotated[int, Field(ge=-255, le=255)] | None = None
     reason: Text = ""
     checkpoint_id: Id | None = None
-    """The final checkpoint to wait for; None when none could be captured."""
+    """The final or parking checkpoint to wait for; None when none could be captured."""
 
 
 class MachineParked(MachineEvent):
@@ -269,12 +289,18 @@ class MachineParked(MachineEvent):
     epoch: Epoch
     hold: Hold
     checkpoint_id: Id | None = None
+    reason: Text = ""
+    until: Time | None = None
+    """When the hold goes by itself."""
 
 
 class MachineResumed(MachineEvent):
-    """A hold is gone. Said by spawner."""
+    """A hold is gone: by its time, or because somebody lifted it. Said by spawner; by budget with a new MachineAdmitted.
 
-    said_by: ClassVar[tuple[Said, ...]] = (Said.SPAWNER,)
+    A parked machine without holds is admitted anew by budget, then its next epoch starts from the parking checkpoint.
+    """
+
+    said_by: ClassVar[tuple[Said, ...]] = (Said.SPAWNER, Said.BUDGET)
 
     hold: Hold
 

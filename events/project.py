@@ -5,8 +5,34 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from events.base import NAME_CHARS_MAX, Digest, Event, Greediness, Id, Text, Value
-from events.words import ProjectStatus, Said
+from events.base import NAME_CHARS_MAX, Digest, Event, Greediness, Id, Name, Text, Value
+from events.machine import Env, Limits
+from events.words import MachineType, ProjectStatus, Said
+
+SCRIPT_CHARS_MAX = 16_384
+
+
+class RiskRule(Value):
+    """A tool call of a model that the workspace is captured before: both patterns are found in the call.
+
+    Patterns are regular expressions of Python's `re`, searched, case-sensitive.
+    """
+
+    tool: Annotated[str, Field(min_length=1, max_length=400)]
+    """Searched in the tool's name."""
+    input: Annotated[str, Field(max_length=400)] = ""
+    """Searched in the tool's input as JSON; empty: any."""
+
+
+RISK_RULES = (
+    RiskRule(
+        tool="(?i)^(bash|run_shell_command|shell)", input=r"\brm\s+-\w*[rf]|\bgit\s+(reset|clean|push|checkout|rebase)"
+    ),
+    RiskRule(
+        tool="(?i)^(bash|run_shell_command|shell)", input=r"\b(dd|mkfs|shred|truncate)\b|\bDROP\s+(TABLE|DATABASE)\b"
+    ),
+    RiskRule(tool="(?i)delete|remove"),
+)
 
 
 class CheckpointPolicy(Value):
@@ -16,6 +42,28 @@ class CheckpointPolicy(Value):
     at_end: bool = True
     interval_s: Annotated[int, Field(ge=5, le=86_400)] = 300
     """While files change, at least this often."""
+    between_calls: Literal["changed", "always", "never"] = "changed"
+    """Whether the next model call waits until the workspace is captured."""
+    calls_max: Annotated[int, Field(ge=1, le=1_000)] = 5
+    """At the latest after so many model calls since the last checkpoint."""
+    before_risk: bool = True
+    risk_rules: Annotated[tuple[RiskRule, ...], Field(max_length=64)] = RISK_RULES
+
+
+class AgentPolicy(Value):
+    """What the machines of a project are unless their request says otherwise."""
+
+    machine_type: MachineType = MachineType.SHELL
+    model: Name | None = None
+    models_allowed: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
+    """Shell-style patterns (`claude-*`); empty: every model that an upstream offers and that has a price."""
+    limits: Limits | None = None
+    env: Env = {}
+    """Logged, so no secrets; what the request sets comes after."""
+    setup: Annotated[str, Field(max_length=SCRIPT_CHARS_MAX)] = ""
+    """A bash script that runs in the workspace before the agent, in epoch 1."""
+    conversation: Literal["fresh", "fork"] = "fresh"
+    """Whether an agent that starts from another machine's checkpoint forks the conversation found there."""
 
 
 Metadata = Annotated[dict[str, Annotated[str, Field(max_length=NAME_CHARS_MAX)]], Field(max_length=32)]
@@ -39,6 +87,7 @@ class ProjectCreated(ProjectEvent):
     greediness: Greediness = Decimal("0.50")
     genesis: Digest | None = None
     checkpoint_policy: CheckpointPolicy = CheckpointPolicy()
+    agent_policy: AgentPolicy = AgentPolicy()
     metadata: Metadata = {}
 
 
@@ -54,6 +103,7 @@ class ProjectUpdated(ProjectEvent):
     greediness: Greediness | None = None
     status: Literal[ProjectStatus.ACTIVE, ProjectStatus.PAUSED] | None = None
     checkpoint_policy: CheckpointPolicy | None = None
+    agent_policy: AgentPolicy | None = None
     current_checkpoint_id: Id | None = None
     metadata: Metadata | None = None
 

@@ -2,7 +2,7 @@
 
 from itertools import chain
 
-from events import budget, checkpoint, credential, hub, machine, project, timer
+from events import budget, call, checkpoint, credential, hub, machine, project, timer
 from events.base import Event
 
 
@@ -21,6 +21,7 @@ EVENTS: dict[str, type[Event]] = {
         _subclasses(machine, machine.MachineEvent),
         _subclasses(checkpoint, checkpoint.CheckpointEvent),
         _subclasses(budget, budget.BudgetEvent),
+        _subclasses(call, budget.BudgetEvent),
         _subclasses(credential, credential.CredentialEvent),
         _subclasses(hub, hub.HubEvent),
         (timer.TimerFired,),

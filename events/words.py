@@ -146,6 +146,36 @@ class BudgetPeriod(StrEnum):
     TOTAL = "total"
 
 
+class CarryOver(StrEnum):
+    """What of a period's balance the next one begins with."""
+
+    NONE = "none"
+    UNUSED = "unused"
+    DEBT = "debt"
+
+
+class OnExhausted(StrEnum):
+    """What becomes of a machine's model call that use, not reservations, stands in the way of."""
+
+    HOLD = "hold"
+    """It waits for a top-up for as long as its client lets it, then the machine parks."""
+    REFUSE = "refuse"
+    """The call is refused and the agent ends as it ends; nothing parks."""
+    PARK = "park"
+    """The call is refused and the machine parks at once."""
+
+
+class HoldMode(StrEnum):
+    """What is set aside when the worst case of a model call is more than there is."""
+
+    STRICT = "strict"
+    """The whole worst case, or nothing."""
+    CLAMPED = "clamped"
+    """`max_tokens` is lowered to what can be afforded, not below what the call needs at least."""
+    ELASTIC = "elastic"
+    """As much of the worst case as there is, within a bound; what goes beyond it is reported as overrun."""
+
+
 class BudgetScope(StrEnum):
     HUB = "hub"
     PROJECT = "project"

@@ -34,6 +34,8 @@ class MachineCredentials:
     creds: str = field(default="", repr=False)
     """Text of a creds file; a secret."""
     expires_at: datetime | None = None
+    gateway_token: str = field(default="", repr=False)
+    """What this epoch shows the gateway; a secret."""
 
 
 class CredentialSource(Protocol):

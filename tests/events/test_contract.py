@@ -18,7 +18,7 @@ from schema.generate import event_schema
 from tests.events.strategies import events
 
 ALL = pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS)
-PAST_TENSE = ("ed", "Taken", "Lost", "Ready", "Denied")
+PAST_TENSE = ("ed", "Taken", "Held", "Drawn", "Lost", "Ready", "Denied")
 BOUNDS = {
     "string": {"maxLength", "pattern", "enum", "const", "format"},
     "integer": {"maximum", "exclusiveMaximum"},

@@ -1,0 +1,108 @@
+"""How the gateway has model calls paid for: the port to the budget service, and its client over the bus."""
+
+from typing import Protocol
+
+import nats.errors
+from nats.aio.client import Client
+from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
+from pydantic import TypeAdapter
+
+from events.base import Value
+from events.ledger import (
+    SUBJECTS,
+    AskPrice,
+    Granted,
+    NotGranted,
+    Observe,
+    Priced,
+    Renew,
+    Renewed,
+    Reserve,
+    Settle,
+    Settled,
+    Void,
+)
+
+ANSWER_S = 10.0
+"""How long an answer may take beyond what a reservation may wait."""
+
+_RESERVED: TypeAdapter[Granted | NotGranted] = TypeAdapter(Granted | NotGranted)
+
+
+class LedgerError(Exception):
+    """The base of what can go wrong when a call is accounted for."""
+
+
+class LedgerRefused(LedgerError):
+    """The budget will never do this (the call is unknown, the machine is not); asking again changes nothing."""
+
+
+class LedgerUnreachable(LedgerError):
+    """Nobody answered, or the log does not take it now; every verb is idempotent, ask again."""
+
+
+class CallLedger(Protocol):
+    """Where model calls are set aside for and settled; every verb is idempotent by `call_id`.
+
+    Raises:
+        LedgerRefused: It can never be done.
+        LedgerUnreachable: The outcome is unknown; ask again.
+    """
+
+    async def reserve(self, ask: Reserve) -> Granted | NotGranted: ...
+
+    async def observe(self, ask: Observe) -> None: ...
+
+    async def settle(self, ask: Settle) -> Settled: ...
+
+    async def void(self, ask: Void) -> None: ...
+
+    async def renew(self, ask: Renew) -> Renewed: ...
+
+    async def price(self, ask: AskPrice) -> Priced: ...
+
+
+class LedgerClient:
+    """The budget service, over the bus; only inside HUB."""
+
+    def __init__(self, nc: Client, *, actor: str = "gateway", timeout_s: float = ANSWER_S) -> None:
+        """`actor`: who history shows as having asked."""
+        self._nc = nc
+        self._actor = actor
+        self._timeout_s = timeout_s
+
+    async def reserve(self, ask: Reserve) -> Granted | NotGranted:
+        return _RESERVED.validate_json(await self._ask(ask, ask.wait_s))
+
+    async def observe(self, ask: Observe) -> None:
+        await self._ask(ask)
+
+    async def settle(self, ask: Settle) -> Settled:
+        return Settled.model_validate_json(await self._ask(ask))
+
+    async def void(self, ask: Void) -> None:
+        await self._ask(ask)
+
+    async def renew(self, ask: Renew) -> Renewed:
+        return Renewed.model_validate_json(await self._ask(ask))
+
+    async def price(self, ask: AskPrice) -> Priced:
+        return Priced.model_validate_json(await self._ask(ask))
+
+    async def _ask(self, ask: Value, wait_s: float = 0.0) -> bytes:
+        subject = SUBJECTS[type(ask)]
+        timeout_s = self._timeout_s + wait_s
+        try:
+            reply = await self._nc.request(
+                subject,
+                ask.model_dump_json(exclude_none=True).encode(),
+                timeout=timeout_s,
+                headers={"ce-actor": self._actor},
+            )
+        except (nats.errors.Error, TimeoutError) as error:
+            raise LedgerUnreachable(f"{subject}: no answer within {timeout_s} s: {error!r}") from error
+        headers = reply.headers or {}
+        if (code := headers.get(ERROR_CODE_HEADER)) is not None:
+            said = f"{subject}: {code} {headers.get(ERROR_HEADER, '')}"
+            raise (LedgerRefused if code.startswith("4") else LedgerUnreachable)(said)
+        return reply.data
