@@ -1,9 +1,10 @@
-"""Put files into a workspace that is not to be trusted: no link in it is ever followed."""
+"""Put files into a workspace that is not to be trusted, and read them: no link in it is ever followed."""
 
 import contextlib
 import errno
 import os
 import secrets
+import stat
 
 
 class Escape(Exception):
@@ -27,6 +28,31 @@ def put(workspace: str, path: str, content: bytes, *, mode: int, owner: tuple[in
         _replace(directory, temporary, name, path)
     finally:
         os.close(directory)
+
+
+def open_file(workspace: str, path: str) -> int | None:
+    """Open a file for reading; None when there is no regular file at this path, or a link on the way.
+
+    Never waits: a pipe in its place is opened without a writer and refused.
+    """
+    *parents, name = path.split("/")
+    directory = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for parent in parents:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            below = os.open(parent, flags, dir_fd=directory)
+            os.close(directory)
+            directory = below
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        file = os.open(name, flags, dir_fd=directory)
+    except OSError:
+        return None
+    finally:
+        os.close(directory)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        return None
+    return file
 
 
 def _enter(directory: int, name: str, path: str, owner: tuple[int, int]) -> int:

@@ -10,8 +10,9 @@ import json
 import re
 import secrets
 from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import structlog
 from nats.errors import Error
@@ -29,7 +30,8 @@ RETRY_S = 0.2
 LINE_OVERHEAD_BYTES = 64
 """What a line costs at least: a flood of empty lines is a flood."""
 
-Source = Literal["stdout", "stderr", "agent"]
+Source = Literal["stdout", "stderr", "agent", "raw"]
+"""`raw` is an agent's own stream as it came; what people read of it is `stdout`."""
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 """C0 but tab, DEL, C1, and what turns the direction of text or breaks lines: a watcher's terminal is not the runner's."""
 
@@ -43,6 +45,8 @@ class Line(TypedDict):
     s: Source
     t: str
     at: str
+    more: NotRequired[bool]
+    """The line was too long for one: it goes on with the next of its source. Said of `raw` alone."""
 
 
 def escape(text: str) -> str:
@@ -50,13 +54,18 @@ def escape(text: str) -> str:
     return _CONTROL.sub(lambda found: _visible(ord(found[0])), text)
 
 
+def escape_json(text: str) -> str:
+    """Make control characters visible so that JSON stays the same JSON: DEL becomes the six characters ``\\u007f``."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def _visible(code: int) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
-def pieces(raw: bytes) -> list[str]:
+def pieces(raw: bytes, escaped: Callable[[str], str] = escape) -> list[str]:
     """Decode one line; return it escaped, in pieces of at most `OUTPUT_LINE_BYTES_MAX` bytes of UTF-8."""
-    rest = escape(raw.decode(errors="replace")).encode()
+    rest = escaped(raw.decode(errors="replace")).encode()
     found: list[str] = []
     while len(rest) > OUTPUT_LINE_BYTES_MAX:
         cut = OUTPUT_LINE_BYTES_MAX
@@ -70,8 +79,9 @@ def pieces(raw: bytes) -> list[str]:
 class Assembler:
     """Turns what a pipe gives into lines; ends at LF, CR LF or a lone CR; holds at most one unfinished line."""
 
-    def __init__(self) -> None:
+    def __init__(self, line_bytes_max: int = OUTPUT_LINE_BYTES_MAX) -> None:
         self._rest = b""
+        self._line_bytes_max = line_bytes_max
 
     @property
     def held_bytes(self) -> int:
@@ -81,8 +91,8 @@ class Assembler:
         held_cr = data.endswith(b"\r")
         whole = (self._rest + (data[:-1] if held_cr else data)).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *lines, self._rest = whole.split(b"\n")
-        while len(self._rest) > OUTPUT_LINE_BYTES_MAX:
-            cut = _character_boundary(self._rest, OUTPUT_LINE_BYTES_MAX)
+        while len(self._rest) > self._line_bytes_max:
+            cut = _character_boundary(self._rest, self._line_bytes_max)
             lines.append(self._rest[:cut])
             self._rest = self._rest[cut:]
         if held_cr:
@@ -109,7 +119,6 @@ class Output:
         self._subject = address.output(spec.project, spec.machine_id, spec.epoch)
         self._ids = f"{spec.machine_id}.{spec.epoch}.{secrets.token_hex(8)}"
         self._connection = connection
-        self._assemblers: dict[Source, Assembler] = {"stdout": Assembler(), "stderr": Assembler()}
         self._lines: deque[Line] = deque()
         self._bytes = 0
         self._next = 1
@@ -125,16 +134,20 @@ class Output:
         """Output is being dropped: whoever reads may as well read slower."""
         return self._dropped_bytes > 0
 
-    def feed(self, source: Source, data: bytes) -> list[str]:
-        """Take what a pipe gave; returns the lines that were whole, as text."""
-        whole = self._assemblers[source].feed(data)
-        return [text for raw in whole for text in self._take(source, raw)]
+    def take(self, source: Source, raw: bytes) -> None:
+        """Take one line; dropped when there is no room for it."""
+        cost_bytes = len(raw) + LINE_OVERHEAD_BYTES
+        if not self._afford(cost_bytes):
+            self._dropped_bytes += len(raw) + 1
+            return
+        self._say_dropped()
+        *first, last = pieces(raw, escape_json if source == "raw" else escape)
+        for piece in first:
+            self._append(source, piece, more=source == "raw")
+        self._append(source, last)
 
     def end(self) -> None:
-        """The pipes are closed: what is left is a line too."""
-        for source, assembler in self._assemblers.items():
-            for raw in assembler.end():
-                self._take(source, raw)
+        """Nothing comes any more for now: say what was dropped."""
         self._say_dropped()
 
     def say(self, text: str) -> None:
@@ -158,17 +171,6 @@ class Output:
                 return True
         return False
 
-    def _take(self, source: Source, raw: bytes) -> list[str]:
-        cost_bytes = len(raw) + LINE_OVERHEAD_BYTES
-        if not self._afford(cost_bytes):
-            self._dropped_bytes += len(raw) + 1
-            return []
-        self._say_dropped()
-        texts = pieces(raw)
-        for text in texts:
-            self._append(source, text)
-        return texts
-
     def _afford(self, cost_bytes: int) -> bool:
         now_s = asyncio.get_running_loop().time()
         earned = (now_s - self._filled_at_s) * OUTPUT_BYTES_PER_S_MAX
@@ -184,9 +186,12 @@ class Output:
             dropped, self._dropped_bytes = self._dropped_bytes, 0
             self.say(f"… {dropped} bytes dropped")
 
-    def _append(self, source: Source, text: str) -> None:
+    def _append(self, source: Source, text: str, *, more: bool = False) -> None:
         at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self._lines.append({"n": self._next, "s": source, "t": text, "at": at})
+        line: Line = {"n": self._next, "s": source, "t": text, "at": at}
+        if more:
+            line["more"] = True
+        self._lines.append(line)
         self._bytes += len(text.encode()) + LINE_OVERHEAD_BYTES
         self._next += 1
         self._idle.clear()

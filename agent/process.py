@@ -29,11 +29,11 @@ class RunnerProcess:
     """One started runner. Create it from the thread that lives as long as the process: its parent-death signal."""
 
     def __init__(self, launcher: Sequence[str], program: Program, defaults: Mapping[str, str], cwd: str) -> None:
-        with _boot_file(program, defaults) as fd:
+        with _boot_file(program, defaults) as fd, _memory("stdin", program.stdin.encode()) as stdin:
             text = (_RUN_ARGV if program.script is None else _RUN_SCRIPT).format(fd=fd)
             self._popen = subprocess.Popen(
                 [*launcher, "bash", "-c", text, "goal", *program.argv],
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 pass_fds=[fd],
@@ -123,18 +123,25 @@ def _boot_file(program: Program, defaults: Mapping[str, str]) -> Generator[int]:
     settings = [f"{name}={value}" for name, value in {**defaults, **program.env}.items()]
     parts = [*settings, "", program.script or ""]
     content = "".join(part.replace("\0", "") + "\0" for part in parts).encode()
-    memory = os.memfd_create("goal", os.MFD_CLOEXEC)
-    try:
-        with os.fdopen(os.dup(memory), "wb") as file:
-            file.write(content)
-        os.lseek(memory, 0, os.SEEK_SET)
+    with _memory("goal", content) as memory:
         fd = fcntl.fcntl(memory, fcntl.F_DUPFD_CLOEXEC, _BOOT_FD_MIN)
-    finally:
-        os.close(memory)
     try:
         yield fd
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def _memory(name: str, content: bytes) -> Generator[int]:
+    """A file in memory, open at its beginning."""
+    memory = os.memfd_create(name, os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(os.dup(memory), "wb") as file:
+            file.write(content)
+        os.lseek(memory, 0, os.SEEK_SET)
+        yield memory
+    finally:
+        os.close(memory)
 
 
 def _pipe(stream: IO[bytes] | None) -> int:

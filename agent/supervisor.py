@@ -1,4 +1,4 @@
-"""The life of one incarnation, top to bottom: restore, run, stream, capture, stop, seal, report, end.
+"""The life of one incarnation, top to bottom: restore, set up, run, stream, capture, stop, seal, report, end.
 
 The runner starts as soon as the workspace stands; the hub is not waited for. Without the hub the work goes on and
 what there is to say is kept (bounded); after `hub_lost_s` the agent ends itself. A refused credential ends it at once:
@@ -18,14 +18,17 @@ from agent import VERSION
 from agent.captures import Captures
 from agent.commands import Commands
 from agent.connection import Connection
+from agent.conversation import Conversation
 from agent.freezer import Freezer, out_of_memory_kills
 from agent.inject import Escape
 from agent.options import Options
-from agent.output import Output, Source
+from agent.output import Output
 from agent.process import RunnerProcess
+from agent.pump import Pump
 from agent.reports import Reports
 from agent.runners import runner_for
-from agent.runners.port import Runner
+from agent.runners.port import CannotRun, Ending, Program, Reader, Runner
+from agent.runners.shell import PlainReader, SetupReader
 from agent.verdict import Reason, Verdict
 from agent.watch import Watch
 from agent.workspace import NoStore, Restored, Workspace
@@ -33,9 +36,6 @@ from events import address
 from events.agent import AgentFinished, AgentRegistered, AgentSpec, WorkspaceRestored
 from snapshots.errors import SnapshotError
 
-READ_BYTES = 1_048_576
-FLOOD_PAUSE_S = 0.01
-PROGRESS_INTERVAL_S = 1.0
 EXPIRED_GRACE_S = 5.0
 
 log = structlog.get_logger()
@@ -54,7 +54,8 @@ class Supervisor:
         self._workspace = Workspace(spec)
         self._captures = Captures(spec, self._workspace, self._reports, options)
         self._verdict = Verdict()
-        self._progressed_at_s = float("-inf")
+        self._reader: Reader = PlainReader()
+        """Of the program that runs, or ran last."""
 
     async def run(self) -> int:
         async with self._background():
@@ -105,20 +106,44 @@ class Supervisor:
             return AgentFinished(outcome="failed", reason=f"this agent has no runner for {self._spec.machine_type}")
         if self._verdict.reason is not None:
             return await self._finish(None, [])
-        process = RunnerProcess(
-            self._spec.launcher, runner.program(self._spec), {"HOME": self._spec.runner_home}, self._cwd()
-        )
-        pumps = [
-            asyncio.create_task(self._pump(process.stdout, "stdout", runner)),
-            asyncio.create_task(self._pump(process.stderr, "stderr", None)),
-        ]
+        try:
+            return await self._pursue(runner, deadline_s)
+        except (CannotRun, Escape, OSError) as reason:
+            return AgentFinished(outcome="failed", reason=f"the agent could not be started: {reason}"[:4096])
+
+    async def _pursue(self, runner: Runner, deadline_s: float) -> AgentFinished:
+        """Run the project's setup script where it has not run yet, then the runner's program."""
+        spec, conversation = self._spec, Conversation(self._spec, self._workspace)
+        if conversation.setup_is_due:
+            setup = Program(script=spec.agent_policy.setup, env=spec.env)
+            code, pumps = await self._run_program(setup, SetupReader(), deadline_s, own_stream=False)
+            if code != 0 or self._verdict.reason is not None:
+                return await self._finish(code, pumps)
+            await self._drain(pumps)
+        start = conversation.start(runner)
+        program = runner.program(spec, start)
+        for path, text in program.files.items():
+            self._workspace.put(f"home/{path}", text.encode())
+        if runner.converses or spec.agent_policy.setup:
+            conversation.remember(start)
+        reader = runner.reader(spec)
+        code, pumps = await self._run_program(program, reader, deadline_s, own_stream=runner.own_stream)
+        return await self._finish(code, pumps)
+
+    async def _run_program(
+        self, program: Program, reader: Reader, deadline_s: float, *, own_stream: bool
+    ) -> tuple[int, list[asyncio.Task[None]]]:
+        """Run one program to its end; returns its exit code and what may still be reading its output."""
+        self._reader = reader
+        process = RunnerProcess(self._spec.launcher, program, {"HOME": self._spec.runner_home}, self._cwd())
+        pump = Pump(self._output, self._reports, reader, own_stream=own_stream)
+        pumps = pump.start(process.stdout, process.stderr)
         self._captures.freezer = Freezer(self._cgroups)
         try:
-            code = await self._run_down(process, deadline_s)
+            return await self._run_down(process, deadline_s), pumps
         finally:
             self._captures.freezer.thaw()
             await process.close(self._cgroups)
-        return await self._finish(code, pumps)
 
     async def _say_restored(self, restored: Restored) -> None:
         report = WorkspaceRestored(restore_ms=restored.restore_ms, file_count=restored.file_count)
@@ -145,41 +170,33 @@ class Supervisor:
 
     async def _finish(self, code: int | None, pumps: list[asyncio.Task[None]]) -> AgentFinished:
         reason = self._verdict.reason
+        await self._drain(pumps)
+        ending = self._judge(code)
+        words = reason.text if reason else ending.reason
+        if words:
+            self._output.say(words)
+        seal = self._spec.policy.at_end and (reason is None or reason.seal)
+        checkpoint_id = await self._captures.at_end() if seal and not self._connection.refused.is_set() else None
+        outcome = reason.outcome if reason else ending.outcome
+        return AgentFinished(outcome=outcome, exit_code=code, reason=words[:4096], checkpoint_id=checkpoint_id)
+
+    async def _drain(self, pumps: list[asyncio.Task[None]]) -> None:
         if pumps:
             _, late = await asyncio.wait(pumps, timeout=self._options.drain_s)
             for pump in late:
                 pump.cancel()
         self._output.end()
-        words = reason.text if reason else self._explain(code)
-        if words:
-            self._output.say(words)
-        seal = self._spec.policy.at_end and (reason is None or reason.seal)
-        checkpoint_id = await self._captures.at_end() if seal and not self._connection.refused.is_set() else None
-        outcome = reason.outcome if reason else ("succeeded" if code == 0 else "failed")
-        return AgentFinished(outcome=outcome, exit_code=code, reason=words[:4096], checkpoint_id=checkpoint_id)
 
-    def _explain(self, code: int | None) -> str:
+    def _judge(self, code: int | None) -> Ending:
+        """How the program ended; None: it never began."""
+        if code is None:
+            return Ending("failed")
+        ending = self._reader.judge(code)
         killed = out_of_memory_kills(self._cgroups)
-        if code and killed:
-            return f"the kernel killed {killed} processes: they had more memory than {self._spec.limits.memory_mib} MiB"
-        if code and code < 0:
-            return f"ended by {signal.Signals(-code).name}"
-        return ""
-
-    async def _pump(self, fd: int, source: Source, runner: Runner | None) -> None:
-        """Read a pipe to its end, however fast it comes; a flood is read slower, not kept."""
-        try:
-            while data := await _read(fd):
-                for line in self._output.feed(source, data):
-                    if runner is not None and (progress := runner.progress(line)) is not None:
-                        now_s = asyncio.get_running_loop().time()
-                        if now_s - self._progressed_at_s >= PROGRESS_INTERVAL_S and self._reports.offer(
-                            "spawner", progress
-                        ):
-                            self._progressed_at_s = now_s
-                await asyncio.sleep(FLOOD_PAUSE_S if self._output.flooded else 0)
-        finally:
-            os.close(fd)
+        if ending.outcome == "failed" and code and killed:
+            memory = f"they had more memory than {self._spec.limits.memory_mib} MiB"
+            return Ending("failed", f"the kernel killed {killed} processes: {memory}")
+        return ending
 
     async def _expire(self, deadline_s: float) -> None:
         await asyncio.sleep(deadline_s - asyncio.get_running_loop().time())
@@ -233,18 +250,3 @@ async def _beside(*coroutines: Coroutine[None, None, None]) -> AsyncGenerator[No
         finally:
             for task in tasks:
                 task.cancel()
-
-
-async def _read(fd: int) -> bytes:
-    """Wait for what a non-blocking descriptor has; empty at its end."""
-    loop = asyncio.get_running_loop()
-    while True:
-        try:
-            return os.read(fd, READ_BYTES)
-        except BlockingIOError:
-            ready: asyncio.Future[None] = loop.create_future()
-            loop.add_reader(fd, lambda waiting=ready: waiting.done() or waiting.set_result(None))
-            try:
-                await ready
-            finally:
-                loop.remove_reader(fd)

@@ -71,6 +71,42 @@ class Workspace:
         roots = {name: self._root / name for name in ROOTS}
         return capture(roots, self._open_store(), parent=parent, cache=self._cache, deadline_s=deadline_s)
 
+    def put(self, path: str, content: bytes) -> None:
+        """Write a file of the runner's user at `home/…` or `workspace/…`.
+
+        Raises:
+            inject.Escape: Something that is not a directory stands in the way.
+        """
+        owner = _owner(self._root / "workspace")
+        where, _, below = path.partition("/")
+        (self._root / where).mkdir(exist_ok=True)
+        inject.put(str(self._root / where), below, content, mode=0o644, owner=owner)
+
+    def read(self, path: str, bytes_max: int) -> bytes | None:
+        """Return the first `bytes_max` bytes of a file at `home/…` or `workspace/…`; None when there is none."""
+        file = self.open(path)
+        if file is None:
+            return None
+        with os.fdopen(file, "rb") as opened:
+            return opened.read(bytes_max)
+
+    def size_bytes(self, path: str) -> int:
+        """How large a file is; 0 when there is none."""
+        file = self.open(path)
+        if file is None:
+            return 0
+        try:
+            return os.fstat(file).st_size
+        finally:
+            os.close(file)
+
+    def open(self, path: str) -> int | None:
+        """Open a file at `home/…` or `workspace/…` for reading, through no link; None when there is none."""
+        where, _, below = path.partition("/")
+        if not (self._root / where).is_dir():
+            return None
+        return inject.open_file(str(self._root / where), below)
+
     def close(self) -> None:
         if self._store is not None:
             self._store.close()

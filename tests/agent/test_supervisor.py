@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from nats.errors import NoRespondersError
 
-from agent.runners.shell import ShellRunner
+from agent.runners.shell import progress_in
 from events.agent import (
     OUTPUT_BYTES_PER_S_MAX,
     AgentFinished,
@@ -354,7 +354,7 @@ async def test_progress_that_a_script_says_is_reported(stack: Stack) -> None:
     ],
 )
 async def test_what_counts_as_progress(line: str, progress: AgentProgressed | None) -> None:
-    assert ShellRunner().progress(line) == progress
+    assert progress_in(line) == progress
 
 
 async def test_work_goes_on_without_the_hub_and_is_told_when_it_is_back() -> None:
