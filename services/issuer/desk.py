@@ -31,6 +31,7 @@ from services.kit.repository import Repository
 API_KEY_BYTES = 32
 """256 bits: nothing to guess, so a plain SHA-256 of it can be told to everybody."""
 API_KEY_PREFIX = "av_"
+MACHINE_KEY_PREFIX = "avm_"
 CONFLICTS_MAX = 10
 
 
@@ -46,7 +47,7 @@ class Desk:
         self._projects = Repository(log, Project, project.evolve)
 
     async def machine(self, ask: MachineAsk, cause: Cause) -> Issued | Problem:
-        """Let an incarnation speak; asked again it gets another key beside the first.
+        """Let an incarnation speak, on the bus and to the gateway; asked again it gets another key and token beside the first.
 
         Raises:
             Transient, PushFailed: Ask again.
@@ -58,12 +59,14 @@ class Desk:
         user, expires_at = _user(), self._expiry(ask.ttl_s, self._settings.machine_ttl_s)
         if expires_at - fresh.now() > timedelta(seconds=self._settings.machine_ttl_max_s + 1):
             return _too_long(ask.ttl_s, self._settings.machine_ttl_max_s)
+        gateway_token = MACHINE_KEY_PREFIX + secrets.token_urlsafe(API_KEY_BYTES)
         event = CredentialIssued(
             kind="machine",
             name=str(machine_id),
             role=Role.OPERATOR,
             projects=(slug,),
             public_key=user.public,
+            key_sha256=hashlib.sha256(gateway_token.encode()).hexdigest(),
             machine_id=machine_id,
             epoch=ask.epoch,
             expires_at=expires_at,
@@ -80,7 +83,8 @@ class Desk:
             expires_at=expires_at,
             tags=(f"epoch:{ask.epoch}",),
         )
-        return Issued(credential_id=credential_id, creds=creds_text(jwt, user), expires_at=expires_at)
+        creds = creds_text(jwt, user)
+        return Issued(credential_id=credential_id, creds=creds, gateway_token=gateway_token, expires_at=expires_at)
 
     async def credential(self, credential_id: UUID, ask: CredentialRequested, cause: Cause) -> Issued | Problem:
         """Make a credential for a human or a program; its secret is answered once and never kept.

@@ -61,4 +61,6 @@ class Issued(BaseModel):
     creds: Annotated[str | None, Field(repr=False)] = None
     """Text of a creds file."""
     api_key: Annotated[str | None, Field(repr=False)] = None
+    gateway_token: Annotated[str | None, Field(repr=False)] = None
+    """Beside `creds` for a machine: what this incarnation shows the gateway."""
     expires_at: Time

@@ -87,6 +87,7 @@ class IssuerClient:
             credential_id=UUID(str(answer["credential_id"])),
             creds=str(answer["creds"]),
             expires_at=datetime.fromisoformat(str(answer["expires_at"])),
+            gateway_token=str(answer.get("gateway_token", "")),
         )
 
     async def revoke(self, project: str, machine_id: UUID, epoch: int, reason: str = "") -> None:

@@ -13,6 +13,7 @@ from domain.machine_state import Machine, goal_due
 from domain.overview import Known, Project
 from events.agent import MachineSpec
 from events.machine import Limits
+from events.words import MachineType
 from hypervisors.port import Hypervisor, Usage, Vm
 from services.kit.credentials import CredentialSource, MachineCredentials
 from services.spawner.settings import SpawnerSettings
@@ -88,8 +89,9 @@ class Saga:
 
     async def _create(self, spawn: Spawn) -> None:
         assert spawn.spec is not None, "the spec is made before the saga runs"
-        creds = spawn.credentials.creds if spawn.credentials else ""
-        spawn.vm = await self._hypervisor.create(spawn.spec.model_copy(update={"nats_creds": creds}))
+        held = spawn.credentials or MachineCredentials()
+        secrets = {"nats_creds": held.creds, "gateway_token": held.gateway_token}
+        spawn.vm = await self._hypervisor.create(spawn.spec.model_copy(update=secrets))
 
     async def _destroy(self, spawn: Spawn) -> None:
         spawn.usage = await self._hypervisor.destroy(spawn.machine_id, spawn.epoch)
@@ -119,6 +121,8 @@ class Saga:
             env=request.env,
             limits=request.limits,
             policy=project.policy,
+            model=request.model,
+            gateway_url="" if request.machine_type is MachineType.SHELL else settings.agent_gateway_url,
             deadline_in_s=max(DEADLINE_MIN_S, _left_s(machine, now)),
             nats_url=settings.agent_nats_url or settings.nats_url,
             store=settings.store,

@@ -59,6 +59,19 @@ async def test_renewed_credentials_work_beside_the_old_and_are_revoked_with_them
     await eventually(lambda: not old.nc.is_connected and not new.nc.is_connected)
 
 
+async def test_a_machines_gateway_token_is_known_to_all_only_by_its_hash_and_is_new_each_time(hub: Hub) -> None:
+    machine_id = uuid4()
+    first = await hub.credentials.machine("webshop", machine_id, 1, 60)
+    second = await hub.credentials.machine("webshop", machine_id, 1, 60)
+    of = credential("webshop", machine_credential_id("webshop", machine_id, 1))
+    issued = [each.event for each in (await hub.bus.log.load(of)).events if isinstance(each.event, CredentialIssued)]
+    tokens = [first.gateway_token, second.gateway_token]
+    assert [each.key_sha256 for each in issued] == [hashlib.sha256(each.encode()).hexdigest() for each in tokens]
+    assert len(set(tokens)) == 2
+    assert all(token.startswith("avm_") and len(token) == len("avm_") + 43 for token in tokens)
+    assert not [token for token in tokens if token in repr(first) + repr(second) + "".join(map(repr, issued))]
+
+
 async def test_a_hundred_revocations_at_once_all_hold(hub: Hub) -> None:
     machine_ids = [uuid4() for _ in range(100)]
     made = await asyncio.gather(*(hub.credentials.machine("webshop", m, 1, 600) for m in machine_ids))
