@@ -43,6 +43,8 @@ class Reserve(Call):
     """Below it the call makes no sense (thinking budget + 1): it is not clamped further."""
     server_tools: ServerTools = {}
     """At most so many uses each."""
+    speed: Name | None = None
+    """What the body asks for (`fast`); a faster service is dearer."""
     mode: HoldMode = HoldMode.CLAMPED
     wait_s: Annotated[float, Field(ge=0, le=WAIT_S_MAX)] = 0.0
     """How long it may wait while only reservations of others stand in the way (and, with `hold`, use)."""
@@ -132,6 +134,7 @@ class AskPrice(Value):
     provider: Name | None = None
     """None: whoever offers it."""
     model: Name
+    speed: Name | None = None
 
 
 class Priced(Value):

@@ -16,7 +16,9 @@ from events.base import Event
 from events.budget import (
     BUDGETED,
     BudgetAllocated,
+    BudgetDrawn,
     BudgetExhausted,
+    BudgetExtended,
     BudgetRefused,
     BudgetReleased,
     BudgetRequested,
@@ -120,6 +122,10 @@ def evolve(account: Account, event: Event) -> Account:  # noqa: PLR0911 - one re
             return _moved(_released(account, event.reservation_id), event.lines, used=True)
         case BudgetReleased():
             return _released(account, event.reservation_id)
+        case BudgetExtended():
+            return _extended(account, event)
+        case BudgetDrawn():
+            return _drawn(account, event)
         case BudgetThresholdCrossed() | BudgetExhausted():
             return _said(account, event)
         case _:
@@ -179,6 +185,47 @@ def _reserved(account: Account, event: BudgetReserved) -> Account:
     hold = Hold(event.machine_id, event.lines)
     held = replace(account, holds={**account.holds, event.reservation_id: hold})
     return _swept(_moved(held, event.lines))
+
+
+def _extended(account: Account, event: BudgetExtended) -> Account:
+    hold = account.holds.get(event.reservation_id)
+    if hold is None:
+        return account
+    return _moved(_holding(account, event.reservation_id, hold, event.lines), event.lines)
+
+
+def _drawn(account: Account, event: BudgetDrawn) -> Account:
+    """Move what was used out of the hold, at most what it holds of each line; use itself counts whole."""
+    hold = account.holds.get(event.reservation_id)
+    if hold is None:
+        return _moved(account, event.lines, used=True)
+    held = _by_period(hold.lines)
+    moved = tuple(
+        line.model_copy(update={"amount": min(line.amount, held.get(_period(line), ZERO))}) for line in event.lines
+    )
+    less = _moved(_holding(account, event.reservation_id, hold, moved, sign=-1), moved, sign=-1)
+    return _moved(less, event.lines, used=True)
+
+
+def _holding(account: Account, reservation_id: UUID, hold: Hold, lines: tuple[Line, ...], *, sign: int = 1) -> Account:
+    """Add the lines to what a reservation holds; a line that has become 0 stays, its period is still the hold's."""
+    held = _by_period(hold.lines)
+    of = {_period(line): line for line in (*lines, *hold.lines)}
+    for line in lines:
+        held[_period(line)] = held.get(_period(line), ZERO) + sign * line.amount
+    changed = tuple(line.model_copy(update={"amount": held[key]}) for key, line in of.items())
+    return replace(account, holds={**account.holds, reservation_id: replace(hold, lines=changed)})
+
+
+def _by_period(lines: tuple[Line, ...]) -> dict[PastKey, Decimal]:
+    held: dict[PastKey, Decimal] = {}
+    for line in lines:
+        held[_period(line)] = held.get(_period(line), ZERO) + line.amount
+    return held
+
+
+def _period(line: Line) -> PastKey:
+    return line.resource, line.period, line.period_start
 
 
 def _released(account: Account, reservation_id: UUID) -> Account:

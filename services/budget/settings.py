@@ -1,11 +1,18 @@
 """Settings of the budget."""
 
+from datetime import date
 from decimal import Decimal
+from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
 from domain.tariff import CAD_PER_HOUR_MAX, Tariff
+from events.call import Currency
+from services.budget.own_prices import OwnPrice
 from services.kit.settings import ServiceSettings
+
+ExchangeRate = Annotated[Decimal, Field(gt=0, le=1_000_000, decimal_places=9, allow_inf_nan=False)]
 
 
 class BudgetSettings(ServiceSettings):
@@ -21,6 +28,24 @@ class BudgetSettings(ServiceSettings):
     """What a GiB of memory costs by the hour, CAD."""
     queue_look_s: float = Field(default=30.0, gt=0, le=3_600)
     """How often queued machines are tried though nothing was heard: a period that ends says nothing."""
+
+    prices_file: Path | None = None
+    """A TOML file with the hub's own prices of models; it counts before the packaged ones."""
+    prices_own: tuple[OwnPrice, ...] = Field(default=(), max_length=1_000)
+    """The same as JSON, counted before the file, e.g. `[{"model":"local-*","provider":"vllm","free":true}]`."""
+    prices_packaged: bool = True
+    """Whether the prices of the package genai-prices count; without them only the hub's own models can be called."""
+    cad_per_usd: ExchangeRate = Decimal("1.40")
+    """What a US dollar is worth in CAD; providers bill in it. Set it to your bank's rate."""
+    cad_per: dict[Currency, ExchangeRate] = Field(default={}, max_length=30)
+    """The same for other currencies, as JSON by their code, e.g. `{"EUR":"1.62"}`."""
+    exchange_as_of: date = date(2026, 11, 1)
+    """The day of these exchange rates (and of own prices that say none)."""
+
+    @property
+    def cad_per_currency(self) -> dict[str, Decimal]:
+        """What one unit of each known currency is worth in CAD."""
+        return {**self.cad_per, "USD": self.cad_per_usd, "CAD": Decimal(1)}
 
     @property
     def tariff(self) -> Tariff:
