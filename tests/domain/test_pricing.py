@@ -107,7 +107,7 @@ def test_the_exchange_rate_may_move_by_two_percent() -> None:
     searches=st.integers(0, 5),
     fast=st.booleans(),
 )
-def test_no_call_within_its_bound_costs_more_than_was_held(  # noqa: PLR0913 - a call has so many sides
+def test_no_call_within_its_bound_costs_more_than_was_held(
     price: Price,
     above: Price,
     bound_input: int,
