@@ -42,6 +42,8 @@ class Captures:
         self._running: dict[UUID, asyncio.Task[Answer]] = {}
         self._answered: dict[UUID, Answer] = {}
         self.freezer = Freezer(())
+        self.transcripts: tuple[str, ...] = ()
+        """Where the agent writes its conversation; empty: it has none."""
         self.parent_id: UUID = spec.parent_checkpoint_id
         self.snapshot: str = spec.snapshot
 

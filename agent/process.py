@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -22,21 +23,37 @@ _MAIN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _READ_ENV = 'while IFS= read -r -d "" _boot <&{fd} && [ -n "$_boot" ]; do export "$_boot"; done; '
 _RUN_SCRIPT = _READ_ENV + 'IFS= read -r -d "" _boot <&{fd}; exec {fd}<&-; eval "unset _boot; $_boot"'
+_WAIT = "echo >&{gate}; IFS= read -r _boot <&{gate} || exit 125; exec {gate}>&-; "
+"""Before anything of the program's is read: nothing in the sandbox runs until its way out stands."""
 _RUN_ARGV = _READ_ENV + 'unset _boot; exec {fd}<&-; exec "$@"'
 
 
 class RunnerProcess:
     """One started runner. Create it from the thread that lives as long as the process: its parent-death signal."""
 
-    def __init__(self, launcher: Sequence[str], program: Program, defaults: Mapping[str, str], cwd: str) -> None:
-        with _boot_file(program, defaults) as fd, _memory("stdin", program.stdin.encode()) as stdin:
+    def __init__(
+        self,
+        launcher: Sequence[str],
+        program: Program,
+        defaults: Mapping[str, str],
+        cwd: str,
+        gate: socket.socket | None = None,
+    ) -> None:
+        """`gate`: the program says on it that it is there, and begins when it is answered a line."""
+        with (
+            _boot_file(program, defaults) as fd,
+            _memory("stdin", program.stdin.encode()) as stdin,
+            _high(gate) as gate_fd,
+        ):
             text = (_RUN_ARGV if program.script is None else _RUN_SCRIPT).format(fd=fd)
+            if gate_fd is not None:
+                text = _WAIT.format(gate=gate_fd) + text
             self._popen = subprocess.Popen(
                 [*launcher, "bash", "-c", text, "goal", *program.argv],
                 stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                pass_fds=[fd],
+                pass_fds=[fd] if gate_fd is None else [fd, gate_fd],
                 cwd=cwd,
                 env={"PATH": _MAIN_PATH, "LANG": "C.UTF-8", "AUTOVIBE_AGENT": str(os.getpid())},
                 start_new_session=not launcher,
@@ -125,6 +142,19 @@ def _boot_file(program: Program, defaults: Mapping[str, str]) -> Generator[int]:
     content = "".join(part.replace("\0", "") + "\0" for part in parts).encode()
     with _memory("goal", content) as memory:
         fd = fcntl.fcntl(memory, fcntl.F_DUPFD_CLOEXEC, _BOOT_FD_MIN)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _high(gate: socket.socket | None) -> Generator[int | None]:
+    """Its descriptor where the launcher's shell uses none."""
+    if gate is None:
+        yield None
+        return
+    fd = fcntl.fcntl(gate, fcntl.F_DUPFD_CLOEXEC, _BOOT_FD_MIN)
     try:
         yield fd
     finally:

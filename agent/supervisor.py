@@ -27,10 +27,11 @@ from agent.process import RunnerProcess
 from agent.pump import Pump
 from agent.reports import Reports
 from agent.runners import runner_for
-from agent.runners.port import CannotRun, Ending, Program, Reader, Runner
+from agent.runners.port import GATEWAY_PORT, CannotRun, Ending, Program, Reader, Runner
 from agent.runners.shell import PlainReader, SetupReader
 from agent.verdict import Reason, Verdict
 from agent.watch import Watch
+from agent.wayout import Gate, NoWayOut, listen_beside, way_out
 from agent.workspace import NoStore, Restored, Workspace
 from events import address
 from events.agent import AgentFinished, AgentRegistered, AgentSpec, WorkspaceRestored
@@ -106,10 +107,7 @@ class Supervisor:
             return AgentFinished(outcome="failed", reason=f"this agent has no runner for {self._spec.machine_type}")
         if self._verdict.reason is not None:
             return await self._finish(None, [])
-        try:
-            return await self._pursue(runner, deadline_s)
-        except (CannotRun, Escape, OSError) as reason:
-            return AgentFinished(outcome="failed", reason=f"the agent could not be started: {reason}"[:4096])
+        return await self._pursue(runner, deadline_s)
 
     async def _pursue(self, runner: Runner, deadline_s: float) -> AgentFinished:
         """Run the project's setup script where it has not run yet, then the runner's program."""
@@ -120,30 +118,50 @@ class Supervisor:
             if code != 0 or self._verdict.reason is not None:
                 return await self._finish(code, pumps)
             await self._drain(pumps)
-        start = conversation.start(runner)
-        program = runner.program(spec, start)
-        for path, text in program.files.items():
-            self._workspace.put(f"home/{path}", text.encode())
-        if runner.converses or spec.agent_policy.setup:
-            conversation.remember(start)
-        reader = runner.reader(spec)
-        code, pumps = await self._run_program(program, reader, deadline_s, own_stream=runner.own_stream)
+        try:
+            program = self._prepared(runner, conversation)
+        except (CannotRun, Escape, OSError) as reason:
+            return AgentFinished(outcome="failed", reason=f"the agent cannot be started: {reason}"[:4096])
+        try:
+            code, pumps = await self._run_program(
+                program, runner.reader(spec), deadline_s, own_stream=runner.own_stream, gateway_url=spec.gateway_url
+            )
+        except NoWayOut as reason:
+            return AgentFinished(outcome="failed", reason=f"the agent cannot reach a model: {reason}"[:4096])
         return await self._finish(code, pumps)
 
+    def _prepared(self, runner: Runner, conversation: Conversation) -> Program:
+        """Have in the home what the program finds there."""
+        start = conversation.start(runner)
+        program = runner.program(self._spec, start)
+        for path, text in program.files.items():
+            self._workspace.put(f"home/{path}", text.encode())
+        if runner.converses or self._spec.agent_policy.setup:
+            conversation.remember(start)
+        self._captures.transcripts = runner.transcripts(self._spec, start.session_id)
+        return program
+
     async def _run_program(
-        self, program: Program, reader: Reader, deadline_s: float, *, own_stream: bool
+        self, program: Program, reader: Reader, deadline_s: float, *, own_stream: bool, gateway_url: str = ""
     ) -> tuple[int, list[asyncio.Task[None]]]:
         """Run one program to its end; returns its exit code and what may still be reading its output."""
         self._reader = reader
-        process = RunnerProcess(self._spec.launcher, program, {"HOME": self._spec.runner_home}, self._cwd())
-        pump = Pump(self._output, self._reports, reader, own_stream=own_stream)
-        pumps = pump.start(process.stdout, process.stderr)
-        self._captures.freezer = Freezer(self._cgroups)
-        try:
-            return await self._run_down(process, deadline_s), pumps
-        finally:
-            self._captures.freezer.thaw()
-            await process.close(self._cgroups)
+        async with contextlib.AsyncExitStack() as stack:
+            gate = stack.enter_context(contextlib.closing(Gate())) if gateway_url else None
+            theirs = gate.theirs if gate else None
+            home = {"HOME": self._spec.runner_home}
+            process = RunnerProcess(self._spec.launcher, program, home, self._cwd(), theirs)
+            pump = Pump(self._output, self._reports, reader, own_stream=own_stream)
+            pumps = pump.start(process.stdout, process.stderr)
+            self._captures.freezer = Freezer(self._cgroups)
+            try:
+                if gate is not None and (pid := await gate.arrived()) is not None:
+                    await stack.enter_async_context(way_out(listen_beside(pid, GATEWAY_PORT), gateway_url))
+                    gate.open()
+                return await self._run_down(process, deadline_s), pumps
+            finally:
+                self._captures.freezer.thaw()
+                await process.close(self._cgroups)
 
     async def _say_restored(self, restored: Restored) -> None:
         report = WorkspaceRestored(restore_ms=restored.restore_ms, file_count=restored.file_count)

@@ -129,7 +129,9 @@ def _renew_scratch(places: Places) -> None:
 
 async def _hypervisor(stack: AsyncExitStack, places: Places) -> Hypervisor:
     """Return this host's hypervisor, proved; machines that could not be isolated are not started at all."""
-    driver = await stack.enter_async_context(LocalHypervisor(LocalSettings(data=places.machines)))
+    driver = await stack.enter_async_context(
+        LocalHypervisor(LocalSettings(data=places.machines, hidden=(places.keys, places.store, places.scratch)))
+    )
     tested = await driver.self_test()
     if not tested.ok:
         raise CliError(

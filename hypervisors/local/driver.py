@@ -16,7 +16,7 @@ from uuid import UUID
 import structlog
 
 from events.agent import AgentSpec
-from hypervisors.local import cgroups, incarnation, sandbox, seccomp, selftest, trash
+from hypervisors.local import cgroups, incarnation, mounts, sandbox, seccomp, selftest, trash
 from hypervisors.local.incarnation import Incarnation, Record
 from hypervisors.local.processes import resident_bytes
 from hypervisors.local.zygote import Gone, Zygote
@@ -52,6 +52,8 @@ class LocalSettings:
     """None: the wheel's, else the system's."""
     agent_options: str = "{}"
     """JSON of `agent.options.Options`: how long an agent waits for what."""
+    hidden: tuple[Path, ...] = ()
+    """Beside `data`: directories of which no sandbox may be shown anything, whatever a tool's mounts say."""
     use_cgroups: bool = True
     """False: rlimits and the agent's watch only, as on a host without writable control groups."""
 
@@ -126,7 +128,7 @@ class LocalHypervisor:
         """Start a sandbox's agent, or return the incarnation that is there.
 
         Raises:
-            Refused: The host failed its self-test, or has less than the limits ask for.
+            Refused: The host failed its self-test, has less than the limits ask for, or a mount would show what is private.
             Unreachable: The zygote did not answer; ask again.
         """
         here = Incarnation(self._machines, spec.machine_id, spec.epoch)
@@ -134,6 +136,7 @@ class LocalHypervisor:
             if here.record() is not None:
                 return self._vm(here)
             confine = await self._ready(spec)
+            shown = mounts.checked(spec.tool.mounts if spec.tool else (), (self._data, *self._settings.hidden))
             groups = self._make_groups(here, spec)
             record = Record(
                 project=spec.project,
@@ -145,7 +148,7 @@ class LocalHypervisor:
             )
             here.make(record, confine.host_uid(spec.machine_id))
             self._meters[here.leaf] = _Meter(record.created_at)
-            await self._fork(here, self._agent_spec(spec, here, confine, groups))
+            await self._fork(here, self._agent_spec(spec, here, confine, groups, shown))
             return self._vm(here)
 
     async def list(self) -> list[Vm]:
@@ -243,9 +246,14 @@ class LocalHypervisor:
             raise Unreachable(f"could not make the control groups of {here.leaf}: {reason}") from reason
 
     def _agent_spec(
-        self, spec: MachineSpec, here: Incarnation, confine: sandbox.Sandbox, groups: tuple[Path, ...]
+        self,
+        spec: MachineSpec,
+        here: Incarnation,
+        confine: sandbox.Sandbox,
+        groups: tuple[Path, ...],
+        shown: tuple[Path, ...],
     ) -> AgentSpec:
-        place = sandbox.Place(here.root, groups, "memory" in self.cgroups.controllers)
+        place = sandbox.Place(here.root, groups, "memory" in self.cgroups.controllers, shown)
         launcher = confine.launcher(place, spec.machine_id, spec.limits, spec.deadline_in_s)
         given = {name: getattr(spec, name) for name in MachineSpec.model_fields}
         return AgentSpec(

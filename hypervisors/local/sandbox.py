@@ -8,7 +8,7 @@ able to reach the data directory (a home is 0700), so the shell binds it, in a m
 import os
 import shutil
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -54,6 +54,8 @@ class Place:
     cgroups: tuple[Path, ...] = ()
     memory_is_limited: bool = False
     """By the control groups; else every process gets a limit of its own."""
+    mounts: tuple[Path, ...] = ()
+    """What else of the host the sandbox sees, read-only, at the same place; as `mounts.checked` has returned it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,8 @@ class Sandbox:
         confine += ["setpriv", "--pdeathsig", "KILL", "--inh-caps=-all", "--no-new-privs"]
         if self.as_root:
             confine += ["--bounding-set=-all", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
-        confine += [str(bwrap), *_bwrap(seen, self._etc_seen(seen), filtered=self.seccomp is not None)]
+        tools = [(REACH / "tools" / str(nth) if self.as_root else path, path) for nth, path in enumerate(place.mounts)]
+        confine += [str(bwrap), *_bwrap(seen, self._etc_seen(seen), tools, filtered=self.seccomp is not None)]
         # Inside its user namespace only the sandbox's own processes count; outside, all that this user has anywhere.
         confine += ["prlimit", f"--nproc={limits.processes + 1}:{limits.processes + 1}"]
         prepare = ["/bin/sh", "-c", self._script(place), "autovibe", *confine]
@@ -101,6 +104,12 @@ class Sandbox:
         if self.as_root:
             for source, name in ((place.root, "machine"), (_tree(self.bwrap), "bwrap"), (self.etc, "etc")):
                 lines.append(f"mount --bind {_quoted(source)} {REACH / name} || exit 125")
+            if place.mounts:
+                lines.append(f"mount -t tmpfs -o size=64k,mode=755 tools {REACH / 'tools'} || exit 125")
+            for nth, path in enumerate(place.mounts):
+                make = "mkdir" if path.is_dir() else ": >"
+                where = REACH / "tools" / str(nth)
+                lines.append(f"{make} {where} && mount --bind {_quoted(path)} {where} || exit 125")
         if self.seccomp is not None:
             lines.append(f"exec 9< {_quoted(self.seccomp)} || exit 125")
         return "\n".join([*lines, 'exec "$@"'])
@@ -130,7 +139,7 @@ def prepare(data: Path, bwrap: Path, seccomp: bytes | None) -> Sandbox:
         program = data / "seccomp.bpf"
         program.write_bytes(seccomp)
     if as_root:
-        for name in ("machine", "bwrap", "etc"):
+        for name in ("machine", "bwrap", "etc", "tools"):
             (REACH / name).mkdir(parents=True, exist_ok=True)
             (REACH / name).chmod(0o755)
         REACH.chmod(0o755)
@@ -165,7 +174,7 @@ def _tree(bwrap: Path) -> Path:
     return bwrap.parents[2] if bwrap.parent.name == "_bin" else bwrap.parent
 
 
-def _bwrap(root: Path, etc: Path, *, filtered: bool) -> Iterator[str]:
+def _bwrap(root: Path, etc: Path, tools: Sequence[tuple[Path, Path]], *, filtered: bool) -> Iterator[str]:
     yield from ("--unshare-all", "--unshare-user", "--disable-userns", "--assert-userns-disabled")
     yield from ("--die-with-parent", "--new-session")
     yield from ("--uid", str(RUNNER_UID), "--gid", str(RUNNER_UID), "--hostname", "autovibe")
@@ -187,6 +196,8 @@ def _bwrap(root: Path, etc: Path, *, filtered: bool) -> Iterator[str]:
     yield from ("--perms", "0755", "--dir", "/home")
     for name, where in (("workspace", WORKSPACE), ("home", HOME), ("tmp", "/tmp")):  # noqa: S108 -- the sandbox's own
         yield from ("--bind", str(root / name), where)
+    for source, where in tools:
+        yield from ("--ro-bind", str(source), str(where))
     yield from ("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", WORKSPACE)
     if filtered:
         yield from ("--seccomp", "9")
