@@ -73,9 +73,11 @@ class Captures:
         )
         self.parent_id = kind.checkpoint_id
 
-    async def at_end(self) -> UUID | None:
-        """Take the final checkpoint; None when it could not be had, which is reported."""
-        kind = _Kind(uuid7(), CheckpointType.FINAL, CreationContext.FINAL_STATE)
+    async def at_end(self, *, parks: bool = False) -> UUID | None:
+        """Take the final or the parking checkpoint; None when it could not be had, which is reported."""
+        final = (CheckpointType.FINAL, CreationContext.FINAL_STATE)
+        parking = (CheckpointType.PARKING, CreationContext.MID_EXECUTION)
+        kind = _Kind(uuid7(), *(parking if parks else final))
         answer = await self._capture(kind, self._options.capture_deadline_s)
         return kind.checkpoint_id if isinstance(answer, WorkspaceCaptured) else None
 

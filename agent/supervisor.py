@@ -57,6 +57,8 @@ class Supervisor:
         self._verdict = Verdict()
         self._reader: Reader = PlainReader()
         """Of the program that runs, or ran last."""
+        self._was_stopped = False
+        """Whether that program was still running when there was a reason to end it."""
 
     async def run(self) -> int:
         async with self._background():
@@ -182,6 +184,7 @@ class Supervisor:
             stop = asyncio.create_task(self._verdict.wait())
             await asyncio.wait({over, stop}, return_when=asyncio.FIRST_COMPLETED)
             stop.cancel()
+            self._was_stopped = not over.done()
             if not over.done() and self._verdict.reason is not None:
                 await _stop(process, over, self._verdict.reason.grace_s)
             return await over
@@ -190,11 +193,20 @@ class Supervisor:
         reason = self._verdict.reason
         await self._drain(pumps)
         ending = self._judge(code)
+        if (
+            reason is not None
+            and reason.outcome == "parked"
+            and ending.outcome == "succeeded"
+            and not self._was_stopped
+        ):
+            reason = None  # it was done before it was told to park
         words = reason.text if reason else ending.reason
         if words:
             self._output.say(words)
-        seal = self._spec.policy.at_end and (reason is None or reason.seal)
-        checkpoint_id = await self._captures.at_end() if seal and not self._connection.refused.is_set() else None
+        parks = reason is not None and reason.outcome == "parked"
+        seal = (self._spec.policy.at_end or parks) and (reason is None or reason.seal)
+        sealing = seal and not self._connection.refused.is_set()
+        checkpoint_id = await self._captures.at_end(parks=parks) if sealing else None
         outcome = reason.outcome if reason else ending.outcome
         return AgentFinished(outcome=outcome, exit_code=code, reason=words[:4096], checkpoint_id=checkpoint_id)
 

@@ -10,6 +10,7 @@ from typing import assert_never
 from uuid import UUID
 
 from domain import machine_commands as c
+from domain import parking
 from domain.machine_state import (
     RESTORE_REFUSED,
     Ending,
@@ -17,7 +18,7 @@ from domain.machine_state import (
     Start,
     attempt_of_next_recovery,
     due,
-    goal_due,
+    goal_left_s,
 )
 from domain.phases import BEFORE_ADMISSION, DEADLINES, QUEUE_S, RECOVERIES_MAX
 from events import machine as m
@@ -44,21 +45,25 @@ class Want(Enum):
     STOP_AGENT = auto()
     """Tell the agent to stop the runner and seal."""
     TAKE_DOWN = auto()
-    """Destroy the incarnation, revoke its credential, then say the end."""
+    """Destroy the incarnation, revoke its credential, then say the end, or that it is parked."""
 
 
-def wants(machine: Machine, *, settled: bool, gone: bool = False) -> Want:  # noqa: PLR0911 - one case a phase
+def wants(machine: Machine, *, settled: bool, gone: bool = False, late: bool = False) -> Want:  # noqa: PLR0911 - one case a phase
     """Return what is to be done for the machine now.
 
     Args:
         settled: The checkpoint it waits for (safety, final) is taken or has failed. True when it waits for none.
         gone: Its incarnation is not on the host any more.
+        late: It parks and has waited for its checkpoint long enough.
     """
     match machine.phase:
         case Phase.REQUESTED | Phase.QUEUED:
             return Want.PROVISION if machine.is_admitted and machine.stop is None else Want.NOTHING
         case Phase.RECOVERING:
             return Want.PROVISION
+        case Phase.PARKED:
+            free = machine.is_admitted and not machine.held and machine.stop is None
+            return Want.PROVISION if free else Want.NOTHING
         case Phase.CHECKPOINTING if machine.restore is not None:
             return Want.PROVISION if settled else Want.CAPTURE
         case Phase.PROVISIONING:
@@ -69,7 +74,7 @@ def wants(machine: Machine, *, settled: bool, gone: bool = False) -> Want:  # no
             return Want.TAKE_DOWN
         case Phase.SEALING:
             captured = machine.ending is not None and machine.ending.checkpoint_id is not None
-            return Want.TAKE_DOWN if (settled if captured else gone) else Want.NOTHING
+            return Want.TAKE_DOWN if late or (settled if captured else gone) else Want.NOTHING
         case _:
             return Want.NOTHING
 
@@ -105,6 +110,8 @@ def decide(command: c.Command, machine: Machine) -> list[m.MachineEvent]:  # noq
             return _lost(command, machine) if machine.hears(epoch) else []
         case c.Stop():
             return _stop(machine)
+        case c.Park():
+            return parking.drain(machine)
         case c.Restore():
             return _restore(command, machine)
         case c.CheckpointSettled():
@@ -179,15 +186,7 @@ def _from_incarnation(  # noqa: PLR0911 - one case a command
         case c.Finished() if has_further_back_to_go(command, machine):
             return []
         case c.Finished() if phase in _FINISHABLE or _brings_a_checkpoint(command, machine):
-            return [
-                m.MachineSealingStarted(
-                    epoch=epoch,
-                    outcome=command.outcome,
-                    exit_code=command.exit_code,
-                    reason=command.reason,
-                    checkpoint_id=command.checkpoint_id,
-                )
-            ]
+            return [parking.seal(machine, command)]
         case c.BeatSeen():
             return contact
         case c.BeatsMissed() if phase in {Phase.READY, Phase.WORKING}:
@@ -212,11 +211,13 @@ def _brings_a_checkpoint(command: c.Finished, machine: Machine) -> bool:
     return machine.phase is Phase.SEALING and awaited(machine) is None and command.checkpoint_id is not None
 
 
-def _lost(command: c.Lost, machine: Machine) -> list[m.MachineEvent]:
+def _lost(command: c.Lost, machine: Machine) -> list[m.MachineEvent]:  # noqa: PLR0911 - one case a way out
     """The incarnation is gone and never said that it had finished."""
     ending = machine.ending
     if machine.phase is Phase.SEALING:
         return []  # it had finished; what it waits for comes from the checkpointer, or its deadline does
+    if parked := parking.lost(machine, command.reason):
+        return parked
     if machine.phase is Phase.DRAINING and ending:
         return [
             m.MachineEndingStarted(
@@ -226,7 +227,7 @@ def _lost(command: c.Lost, machine: Machine) -> list[m.MachineEvent]:
     if machine.stop is not None:
         reason = machine.stop or "stop requested"
         return [m.MachineEndingStarted(epoch=machine.epoch, outcome=Outcome.CANCELLED, reason=reason)]
-    if machine.work_began_at is not None and command.now >= goal_due(machine):
+    if machine.work_began_at is not None and goal_left_s(machine, command.now) <= 0:
         return [m.MachineEndingStarted(epoch=machine.epoch, outcome=Outcome.EXPIRED, reason=command.reason)]
     attempt = attempt_of_next_recovery(machine, command.now)
     if attempt > RECOVERIES_MAX:
@@ -262,7 +263,9 @@ def _stop(machine: Machine) -> list[m.MachineEvent]:
     if machine.epoch == 0:
         return [m.MachineEnded(outcome=Outcome.CANCELLED, reason=reason)]
     match machine.phase:
-        case Phase.DRAINING | Phase.SEALING | Phase.ENDING:
+        case Phase.DRAINING | Phase.SEALING:
+            return parking.stop(machine, reason)
+        case Phase.ENDING:
             return []
         case Phase.READY | Phase.WORKING | Phase.CHECKPOINTING:
             return [m.MachineDrainingStarted(epoch=machine.epoch, outcome=Outcome.CANCELLED, reason=reason)]
@@ -275,11 +278,14 @@ def _restore(command: c.Restore, machine: Machine) -> list[m.MachineEvent]:
     said: list[m.MachineEvent] = [
         m.MachineProgressed(epoch=machine.epoch or 1, message=text) for text in machine.refusals
     ]
-    if machine.restore is None or machine.phase is not Phase.WORKING or machine.stop is not None:
+    at_rest = machine.phase is Phase.PARKED
+    if machine.restore is None or machine.stop is not None or not (at_rest or machine.phase is Phase.WORKING):
         return said
     if command.impossible:
         message = f"{RESTORE_REFUSED}{command.impossible}"
         return [*said, m.MachineProgressed(epoch=machine.epoch, message=message)]
+    if at_rest:
+        return said  # its parking checkpoint is the safety copy; the next incarnation starts from what is wanted
     return [*said, m.MachineCheckpointingStarted(epoch=machine.epoch, checkpoint_id=command.safety_id)]
 
 
@@ -295,7 +301,7 @@ def _back_to_work(machine: Machine, why: str) -> list[m.MachineEvent]:
     return [m.MachineWorkStarted(epoch=machine.epoch), m.MachineProgressed(epoch=machine.epoch, message=message)]
 
 
-def _deadline(command: c.DeadlinePassed, machine: Machine) -> list[m.MachineEvent]:  # noqa: C901, PLR0911 - one case a phase
+def _deadline(command: c.DeadlinePassed, machine: Machine) -> list[m.MachineEvent]:  # noqa: C901, PLR0911, PLR0912 - one case a phase
     """The phase has lasted too long, if it has: a timer may come late, early or twice."""
     came = due(machine)
     if came is None or command.now < came or machine.phase is None:
@@ -314,6 +320,8 @@ def _deadline(command: c.DeadlinePassed, machine: Machine) -> list[m.MachineEven
         case Phase.DRAINING:
             ending = machine.ending or Ending(Outcome.CANCELLED)
             return [m.MachineSealingStarted(epoch=epoch, outcome=ending.outcome, reason=ending.reason or why)]
+        case Phase.SEALING if machine.is_parking:
+            return parking.park(machine, _unmetered(machine, command.usage), command.last_good)
         case Phase.SEALING:
             ending = machine.ending or Ending(Outcome.FAILED)
             return [
@@ -323,6 +331,8 @@ def _deadline(command: c.DeadlinePassed, machine: Machine) -> list[m.MachineEven
             ]
         case Phase.RECOVERING:
             return [m.MachineEndingStarted(epoch=epoch, outcome=Outcome.LOST, reason=why)]
+        case Phase.PARKED if released := parking.release(machine, command.now):
+            return released
         case Phase.PARKED | Phase.QUARANTINED:
             return [m.MachineEndingStarted(epoch=epoch, outcome=Outcome.EXPIRED, reason=why)]
         case Phase.ENDING:
@@ -342,9 +352,11 @@ def _allowed_s(machine: Machine) -> int:
 
 
 def _destroyed(command: c.Destroyed, machine: Machine) -> list[m.MachineEvent]:
-    """Nothing of it runs any more: the end, with what it used, in one batch."""
+    """Nothing of it runs any more: the end, or its rest, with what it used, in one batch."""
     if command.epoch != machine.epoch or machine.phase not in {Phase.ENDING, Phase.SEALING}:
         return []
+    if machine.is_parking:
+        return parking.park(machine, _unmetered(machine, command.usage), command.last_good)
     return _end(machine, command.usage, command.last_good)
 
 

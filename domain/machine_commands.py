@@ -62,7 +62,8 @@ class Finished:
     """The runner is over and the final capture, if any, reported."""
 
     epoch: int
-    outcome: Outcome
+    outcome: Outcome | None
+    """None: it was told to park."""
     exit_code: int | None = None
     reason: str = ""
     checkpoint_id: UUID | None = None
@@ -93,6 +94,11 @@ class Lost:
 @dataclass(frozen=True, slots=True)
 class Stop:
     """Look at the stop that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Look at what holds the machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +147,7 @@ Command = (
     | BeatsMissed
     | Lost
     | Stop
+    | Park
     | Restore
     | CheckpointSettled
     | DeadlinePassed

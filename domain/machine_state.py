@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
+from domain.holds import Held, Holds, add, lift
 from domain.phases import BEFORE_ADMISSION, DEADLINES, GOAL_SLACK_S, LIVE, QUEUE_S, STABLE_S
 from events import machine as m
 from events.base import Event
@@ -69,7 +70,15 @@ class Machine:
     request: m.MachineRequested | None = None
     requested_at: datetime = NEVER
     reservation_id: UUID | None = None
-    holds: frozenset[Hold] = frozenset()
+    spent_id: UUID | None = None
+    """The reservation under which the newest incarnation began; it is settled when the machine parks."""
+    held: Holds = ()
+    parks_for: Held | None = None
+    """What the newest incarnation ran into: it parks, even when the hold is lifted before it has."""
+    parked_at: datetime | None = None
+    """Since when no incarnation works because it parked."""
+    parked_for: timedelta = timedelta(0)
+    """How long it was parked before that: time that is not the goal's."""
     incarnation: Incarnation | None = None
     """The newest one, whether it still runs or not; `is_live` says."""
     base: Start | None = None
@@ -80,7 +89,7 @@ class Machine:
     """The first WorkStarted: the goal's deadline counts from it over all incarnations."""
     attempts: int = 0
     next_from: UUID | None = None
-    """What the recovery under way starts from; None: `base`."""
+    """What the next incarnation starts from after a loss or a park; None: `base`."""
     stop: str | None = None
     """The reason of the first MachineStopRequested, "" without one; None: nobody wants it to end."""
     restore: UUID | None = None
@@ -111,6 +120,16 @@ class Machine:
         return self.phase in LIVE
 
     @property
+    def holds(self) -> frozenset[Hold]:
+        return frozenset(each.hold for each in self.held)
+
+    @property
+    def is_parking(self) -> bool:
+        """Whether it is on its way from work to rest, not to its end."""
+        on_its_way = self.phase in {Phase.DRAINING, Phase.SEALING}
+        return on_its_way and self.ending is not None and self.ending.outcome is None
+
+    @property
     def is_admitted(self) -> bool:
         return self.reservation_id is not None
 
@@ -131,15 +150,39 @@ def due(machine: Machine) -> datetime | None:
         waits_since = machine.since if machine.is_admitted else machine.requested_at
         return waits_since + timedelta(seconds=QUEUE_S)
     seconds = DEADLINES[machine.phase].seconds
-    if seconds is not None:
-        return machine.since + timedelta(seconds=seconds)
-    return goal_due(machine) + timedelta(seconds=GOAL_SLACK_S)
+    if seconds is None:
+        return goal_due(machine) + timedelta(seconds=GOAL_SLACK_S)
+    came = machine.since + timedelta(seconds=seconds)
+    if machine.phase is Phase.SEALING and machine.is_parking:
+        return came + timedelta(seconds=DEADLINES[Phase.ENDING].seconds or 0)
+    if machine.phase is Phase.PARKED:
+        return min([came, *(at for _, at in releases(machine))])
+    return came
+
+
+def is_sealed_late(machine: Machine, now: datetime) -> bool:
+    """Whether a parking machine has waited for its checkpoint long enough: it is taken down without."""
+    waited = now - machine.since
+    return machine.is_parking and waited >= timedelta(seconds=DEADLINES[machine.phase or Phase.SEALING].seconds or 0)
+
+
+def releases(machine: Machine) -> list[tuple[Hold, datetime]]:
+    """Return the holds that go by themselves, with the time when each is to be lifted."""
+    times = ((each.hold, each.released_at(machine.spent_id)) for each in machine.held)
+    return [(hold, at) for hold, at in times if at is not None]
 
 
 def goal_due(machine: Machine) -> datetime:
     """When the goal's time is up; before the first WorkStarted it has not begun to run."""
     limits = machine.request.limits if machine.request else m.Limits()
-    return (machine.work_began_at or machine.since) + timedelta(seconds=limits.deadline_s)
+    return (machine.work_began_at or machine.since) + machine.parked_for + timedelta(seconds=limits.deadline_s)
+
+
+def goal_left_s(machine: Machine, now: datetime) -> float:
+    """How many seconds of work the goal still has; while it is parked they do not run."""
+    if machine.work_began_at is None:
+        return float(machine.request.limits.deadline_s if machine.request else m.Limits().deadline_s)
+    return (goal_due(machine) - (machine.parked_at or now)).total_seconds()
 
 
 def evolve(machine: Machine, event: Event, at: datetime) -> Machine:
@@ -153,22 +196,31 @@ def evolve(machine: Machine, event: Event, at: datetime) -> Machine:
     epoch: object = getattr(event, "epoch", None)
     if machine.incarnation and epoch == machine.epoch and Said.GATEWAY not in event.said_by:
         machine = replace(machine, incarnation=replace(machine.incarnation, seen_at=at))
-    if event.phase is None or event.phase is machine.phase:
+    if event.phase is None or event.phase is machine.phase or _waits_parked(machine, event):
         return machine
     return replace(machine, phase=event.phase, since=at)
 
 
-def _details(machine: Machine, event: m.MachineEvent, at: datetime) -> Machine:  # noqa: PLR0911 - one case an event
+def _waits_parked(machine: Machine, event: m.MachineEvent) -> bool:
+    """Whether a parked machine is told that there is no room yet: it waits where it is, with its own deadline."""
+    return machine.phase is Phase.PARKED and isinstance(event, m.MachineQueued)
+
+
+def _details(machine: Machine, event: m.MachineEvent, at: datetime) -> Machine:  # noqa: C901, PLR0911 - one case an event
     """What an event changes besides the phase."""
     match event:
         case m.MachineRequested():
             return replace(machine, request=event, requested_at=at)
         case m.MachineAdmitted():
-            return replace(machine, reservation_id=event.reservation_id, since=at, holds=frozenset())
-        case m.MachineQueued() | m.MachineParked():
-            return replace(machine, holds=machine.holds | {event.hold})
+            return _admitted(machine, event, at)
+        case m.MachineQueued():
+            return replace(machine, held=add(machine.held, Held(event.hold, since=at)))
+        case m.MachineHeld():
+            return _held(machine, event, at)
+        case m.MachineParked():
+            return _parked(machine, event, at)
         case m.MachineResumed():
-            return replace(machine, holds=machine.holds - {event.hold})
+            return replace(machine, held=lift(machine.held, (event.hold,)))
         case m.MachineStopRequested():
             return replace(machine, stop=event.reason if machine.stop is None else machine.stop)
         case m.MachineRestoreRequested():
@@ -178,9 +230,50 @@ def _details(machine: Machine, event: m.MachineEvent, at: datetime) -> Machine: 
         case m.MachineCheckpointingStarted():
             return replace(machine, safety_id=event.checkpoint_id)
         case m.MachineDrainingStarted() | m.MachineEndingStarted() | m.MachineSealingStarted() | m.MachineEnded():
-            return replace(machine, ending=_ending(machine, event))
+            ended = replace(machine, ending=_ending(machine, event))
+            return replace(ended, parks_for=reason_to_park(machine)) if event.outcome is None else ended
         case _:
             return _incarnation(machine, event, at)
+
+
+def reason_to_park(machine: Machine) -> Held | None:
+    """What the machine is to park for: what its incarnation ran into, else the first of its holds."""
+    return machine.parks_for or (machine.held[0] if machine.held else None)
+
+
+def _admitted(machine: Machine, event: m.MachineAdmitted, at: datetime) -> Machine:
+    """The budgets have room: what they held it for is gone, what others hold it for is not."""
+    held = lift(machine.held, (Hold.BUDGET, Hold.CAPACITY))
+    since = machine.since if machine.phase is not None and machine.epoch else at
+    return replace(machine, reservation_id=event.reservation_id, since=since, held=held)
+
+
+def _held(machine: Machine, event: m.MachineHeld, at: datetime) -> Machine:
+    """A hold on the newest incarnation; one that is over by then is not held again."""
+    rests = machine.phase is Phase.PARKED
+    if event.epoch != machine.epoch or not (rests or machine.is_live):
+        return machine
+    held = Held(event.hold, event.reason, event.until, at)
+    return replace(
+        machine,
+        held=add(machine.held, held),
+        parks_for=machine.parks_for if rests or machine.parks_for else held,
+    )
+
+
+def _parked(machine: Machine, event: m.MachineParked, at: datetime) -> Machine:
+    """Its reservation is spent, unless a new one came while it parked; a hold that went meanwhile is gone."""
+    known = machine.parks_for is not None and machine.parks_for.hold is event.hold
+    parked = Held(event.hold, event.reason, event.until, at)
+    return replace(
+        machine,
+        held=machine.held if known else add(machine.held, parked),
+        reservation_id=None if machine.reservation_id == machine.spent_id else machine.reservation_id,
+        parked_at=machine.parked_at or at,
+        next_from=event.checkpoint_id,
+        attempts=0,
+        ending=None,
+    )
 
 
 def _incarnation(machine: Machine, event: m.MachineEvent, at: datetime) -> Machine:
@@ -198,6 +291,8 @@ def _incarnation(machine: Machine, event: m.MachineEvent, at: datetime) -> Machi
                 machine,
                 incarnation=working,
                 work_began_at=machine.work_began_at or at,
+                parked_for=machine.parked_for + (at - machine.parked_at if machine.parked_at else timedelta(0)),
+                parked_at=None,
                 restore=None if back else machine.restore,
                 safety_id=None,
             )
@@ -222,6 +317,8 @@ def _provisioned(machine: Machine, event: m.MachineProvisioningStarted, at: date
         restore=None if restored else machine.restore,
         safety_id=None,
         next_from=None,
+        spent_id=machine.reservation_id,
+        parks_for=None,
         since=at,
     )
 

@@ -41,6 +41,7 @@ class Project:
     current: UUID | None = None
     """Where the trunk stands."""
     policy: p.CheckpointPolicy = field(default_factory=p.CheckpointPolicy)
+    agent_policy: p.AgentPolicy = field(default_factory=p.AgentPolicy)
     tree: dict[UUID, Checkpoint] = field(default_factory=dict[UUID, Checkpoint])
     tree_seqs: dict[UUID, int] = field(default_factory=dict[UUID, int])
     unsettled: set[UUID] = field(default_factory=set[UUID])
@@ -147,8 +148,10 @@ class Overview:
             case p.ProjectCreated() as created:
                 project.created = created
                 project.policy = created.checkpoint_policy
+                project.agent_policy = created.agent_policy
             case p.ProjectUpdated() as updated:
                 project.policy = updated.checkpoint_policy or project.policy
+                project.agent_policy = updated.agent_policy or project.agent_policy
                 project.current = updated.current_checkpoint_id or project.current
             case p.ProjectAdvanced() as advanced:
                 project.current = advanced.checkpoint_id

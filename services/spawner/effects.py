@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Literal
 from uuid import UUID
 
 import nats.errors
@@ -13,7 +14,7 @@ from domain import checkpoint as tree
 from domain import machine_commands as c
 from domain.checkpoint import newest_of, recovery_candidates, start_of, why_not
 from domain.machine import Want, advance, awaited, decide, final_checkpoint, safety_id, wants
-from domain.machine_state import Machine, Start, due
+from domain.machine_state import Machine, Start, due, is_sealed_late
 from domain.overview import Project
 from domain.phases import PROGRESS_S
 from domain.tariff import Tariff
@@ -32,6 +33,7 @@ from services.spawner.saga import Saga, Spawn
 from services.spawner.settings import SpawnerSettings
 from services.spawner.watch import Watch
 
+_STOPPED_AS: dict[Outcome | None, Literal["expired", "parked"]] = {Outcome.EXPIRED: "expired", None: "parked"}
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("spawner")
 
 
@@ -57,7 +59,8 @@ class Effects:
         if await self._react(watch):
             return True
         machine = watch.known.machine
-        match wants(machine, settled=self._settled(watch), gone=watch.is_gone):
+        late = is_sealed_late(machine, now())
+        match wants(machine, settled=self._settled(watch), gone=watch.is_gone, late=late):
             case Want.NOTHING:
                 return False
             case Want.PROVISION:
@@ -101,6 +104,8 @@ class Effects:
         machine, known, moment = watch.known.machine, watch.known, now()
         if machine.stop is not None and await self._desk.say(known, lambda m: decide(c.Stop(), m)):
             return True
+        if (machine.held or machine.parks_for) and await self._desk.say(known, lambda m: decide(c.Park(), m)):
+            return True
         if (machine.restore or machine.refusals) and await self._desk.say(known, lambda m: self._restore(watch, m)):
             return True
         waits_for = awaited(machine)
@@ -123,7 +128,8 @@ class Effects:
         return decide(c.Restore(safety_id(watch.known.machine_id, machine.epoch, target), impossible), machine)
 
     def _deadline(self, watch: Watch, machine: Machine, moment: datetime) -> list[MachineEvent]:
-        usage = self._usage(machine, Usage(), watch) if machine.phase is Phase.ENDING else ()
+        over = machine.phase is Phase.ENDING or machine.is_parking
+        usage = self._usage(machine, Usage(), watch) if over else ()
         passed = c.DeadlinePassed(moment, self._candidates(watch), usage, self._last_good(watch))
         return decide(passed, machine)
 
@@ -218,7 +224,7 @@ class Effects:
     def _start(self, watch: Watch) -> Start | str | None:
         """What the next incarnation starts from; a reason why it never can; None: that is not known yet."""
         machine, project = watch.known.machine, self._project(watch)
-        if machine.phase is Phase.CHECKPOINTING and machine.restore:
+        if machine.phase in {Phase.CHECKPOINTING, Phase.PARKED} and machine.restore:
             return start_of(project.tree, machine.restore)
         if machine.base is not None:
             wanted = start_of(project.tree, machine.next_from)
@@ -254,8 +260,8 @@ class Effects:
     async def _stop_agent(self, watch: Watch) -> bool:
         """Tell the agent to stop, again and again until it says that it has finished."""
         ending = watch.known.machine.ending
-        outcome = Outcome.EXPIRED if ending and ending.outcome is Outcome.EXPIRED else Outcome.CANCELLED
-        command = Stop(reason=ending.reason if ending else "", outcome=outcome.value)
+        outcome = ending.outcome if ending else Outcome.CANCELLED
+        command = Stop(reason=ending.reason if ending else "", outcome=_STOPPED_AS.get(outcome, "cancelled"))
         await self._tell(watch, "Stop", command.model_dump_json())
         return False
 
@@ -284,13 +290,14 @@ class Effects:
             _log.info("command.unanswered", command=command, address=str(known.address), reason=repr(error))
 
     async def _take_down(self, watch: Watch) -> bool:
-        """Destroy, revoke, and say the end with all that belongs to it, in one batch."""
+        """Destroy, revoke, and say the end, or the rest, with all that belongs to it, in one batch."""
         known = watch.known
         epoch = known.machine.epoch
         usage = await self._fence(watch, epoch)
         destroyed = c.Destroyed(epoch, usage, self._last_good(watch))
         said = await self._desk.say(known, lambda m: decide(destroyed, m), advance=self._advance(watch))
-        self._claims.pop(known.machine_id, None)
+        if known.machine.is_ended:
+            self._claims.pop(known.machine_id, None)
         return bool(said)
 
     def _last_good(self, watch: Watch) -> UUID | None:

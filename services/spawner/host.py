@@ -19,6 +19,8 @@ from services.spawner.settings import SpawnerSettings
 
 SELF_TEST_AGAIN_MIN_S, SELF_TEST_AGAIN_MAX_S = 2.0, 30.0
 """A host so busy that its self-test ran out of time may be fit a moment later."""
+_AT_REST = frozenset({Phase.RECOVERING, Phase.PARKED})
+"""Phases of a machine whose newest incarnation is over, while another may follow."""
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("spawner")
 
 
@@ -132,7 +134,7 @@ class Host:
 
     def _is_wanted(self, vm: Vm) -> bool:
         known = self._overview.machines.get(at.machine(vm.project, vm.machine_id))
-        return known is not None and known.machine.epoch == vm.epoch and known.machine.phase is not Phase.RECOVERING
+        return known is not None and known.machine.epoch == vm.epoch and known.machine.phase not in _AT_REST
 
     def _mark_missing(self, vms: Sequence[Vm], asked_at: float) -> None:
         """Only what was surely made before the host was asked can be missing from its answer."""

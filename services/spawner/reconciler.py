@@ -161,7 +161,7 @@ class Reconciler:
                 break
         else:
             watch.touched = True
-        if watch.known.machine.phase in {Phase.DRAINING, Phase.CHECKPOINTING}:
+        if watch.known.machine.is_parking or watch.known.machine.phase in {Phase.DRAINING, Phase.CHECKPOINTING}:
             watch.look_at = time.monotonic() + self._settings.stop_repeat_s
         elif watch.known.machine.is_admitted and watch.known.machine.phase in BEFORE_ADMISSION:
             watch.look_at = time.monotonic() + self._settings.spawner_retry_max_s

@@ -76,7 +76,8 @@ def command_of(report: Report) -> c.Command | None:
         case AgentProgressed(message=message, percent=percent):
             return c.Progressed(report.epoch, message, percent, now())
         case AgentFinished() as done:
-            return c.Finished(report.epoch, Outcome(done.outcome), done.exit_code, done.reason, done.checkpoint_id)
+            outcome = None if done.outcome == "parked" else Outcome(done.outcome)
+            return c.Finished(report.epoch, outcome, done.exit_code, done.reason, done.checkpoint_id)
         case AgentRegistered():
             return c.BeatSeen(report.epoch)
         case _:

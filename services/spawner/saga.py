@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from domain.machine_state import Machine, goal_due
+from domain.machine_state import Machine, goal_left_s
 from domain.overview import Known, Project
 from events.agent import MachineSpec
 from events.machine import Limits
@@ -121,9 +121,10 @@ class Saga:
             env=request.env,
             limits=request.limits,
             policy=project.policy,
+            agent_policy=project.agent_policy,
             model=request.model,
             gateway_url="" if request.machine_type is MachineType.SHELL else settings.agent_gateway_url,
-            deadline_in_s=max(DEADLINE_MIN_S, _left_s(machine, now)),
+            deadline_in_s=max(DEADLINE_MIN_S, goal_left_s(machine, now)),
             nats_url=settings.agent_nats_url or settings.nats_url,
             store=settings.store,
         )
@@ -133,9 +134,3 @@ def _files_are_missing(machine: Machine) -> bool:
     """Whether the workspace is one that the request's files were never put in: where the machine first began."""
     newest, base = machine.incarnation, machine.base
     return newest is not None and machine.base_epoch == 1 and newest.start == base
-
-
-def _left_s(machine: Machine, now: datetime) -> float:
-    if machine.work_began_at is None and machine.request:
-        return float(machine.request.limits.deadline_s)
-    return (goal_due(machine) - now).total_seconds()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from domain import machine_commands as c
 from domain.machine import Want, awaited, decide, safety_id, wants
-from domain.machine_state import Machine, due, evolve
+from domain.machine_state import Machine, due, evolve, is_sealed_late
 from domain.tariff import Tariff
 from domain.usage import usage_of
 from events import machine as m
@@ -18,6 +18,7 @@ from events.base import Event
 from events.words import Hold, Outcome, Phase
 from tests.domain.machine_cases import BASE, FINAL, ID, NEWER, OLDER, T0, admitted, requested
 
+AGAIN = m.MachineAdmitted(reservation_id=UUID(int=77), held={})
 CANDIDATES = (NEWER, OLDER, BASE)
 ENDS_WITHIN = 100
 """Effects and deadlines from anywhere to the end when nobody answers any more: 4 incarnations at 6 phases each."""
@@ -49,6 +50,7 @@ class World:
             self.machine,
             settled=waits_for is None or waits_for in self.settled,
             gone=self.machine.epoch not in self.host,
+            late=is_sealed_late(self.machine, self.now),
         )
         epoch = self.machine.epoch
         usage = usage_of(self.machine, self.now, Tariff())
@@ -72,6 +74,15 @@ def by_epoch(make: Callable[[World, int], c.Command]) -> list[Step]:
     """What this, the last and a coming incarnation may say."""
     return [
         lambda world, back=back: world.do(make(world, max(1, world.machine.epoch - back))) for back in (0, 0, 0, 1, -1)
+    ]
+
+
+def by_hold(make: Callable[[int, Hold], m.MachineEvent]) -> list[Step]:
+    """What budget, gateway and spawner may say of holds, of this incarnation or the last."""
+    return [
+        lambda world, hold=hold, back=back: world.record(make(max(1, world.machine.epoch - back), hold))
+        for hold in (Hold.BUDGET, Hold.RATE_LIMIT)
+        for back in (0, 1)
     ]
 
 
@@ -102,6 +113,11 @@ STEPS: list[Step] = [
     lambda world: world.do(c.Stop()),
     lambda world: world.record(m.MachineRestoreRequested(checkpoint_id=OLDER.checkpoint_id)),
     lambda world: world.record(m.MachineRestoreRequested(checkpoint_id=NEWER.checkpoint_id)),
+    *by_epoch(lambda _, epoch: c.Finished(epoch, None, 130, "", FINAL.checkpoint_id)),
+    *by_hold(lambda epoch, hold: m.MachineHeld(epoch=epoch, hold=hold, reason="short", until=T0)),
+    *by_hold(lambda _, hold: m.MachineResumed(hold=hold)),
+    lambda world: world.record(AGAIN),
+    lambda world: world.do(c.Park()),
     restore,
     lambda world: world.settled.add(awaited(world.machine) or FINAL.checkpoint_id),
     lambda world: world.do(c.CheckpointSettled(awaited(world.machine) or ID, taken=False, reason="disk full")),
@@ -162,6 +178,7 @@ def test_the_end_is_accepted_wherever_a_story_stands(steps: list[int]) -> None:
     world.record(m.MachineStopRequested(reason="enough"))
     world.do(c.Stop())
     assert world.machine.phase in {Phase.DRAINING, Phase.SEALING, Phase.ENDING, Phase.ENDED}
+    assert not world.machine.is_parking
 
 
 @settings(max_examples=200, deadline=None)
@@ -194,3 +211,22 @@ def test_a_machine_that_is_never_admitted_ends_when_its_time_in_the_queue_is_up(
     assert came is not None
     world.do(c.DeadlinePassed(came))
     assert world.machine.is_ended
+
+
+@settings(max_examples=200, deadline=None)
+@given(STORIES)
+def test_a_machine_that_rests_has_nothing_on_the_host_and_one_that_goes_on_was_admitted_anew(steps: list[int]) -> None:
+    world = asked()
+    admissions = 1
+    for step in steps:
+        if world.machine.is_ended:
+            break
+        before = len(world.log)
+        STEPS[step](world)
+        for event in world.log[before:]:
+            admissions += isinstance(event, m.MachineAdmitted)
+            rests = isinstance(event, m.MachineParked)
+            assert not (rests and world.machine.epoch in world.host), "it rests while its incarnation runs"
+            admissions = 0 if rests and world.machine.reservation_id is None else admissions
+            if isinstance(event, m.MachineProvisioningStarted):
+                assert admissions > 0
