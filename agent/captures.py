@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 from uuid import UUID
 
 import structlog
@@ -10,8 +12,9 @@ import structlog
 from agent.freezer import Freezer
 from agent.options import Options
 from agent.reports import Reports
+from agent.transcript import has_results
 from agent.workspace import NoStore, Restored, Workspace
-from events.agent import AgentSpec, Capture, CaptureFailed, WorkspaceCaptured
+from events.agent import AgentSpec, Capture, CaptureFailed, NothingChanged, WorkspaceCaptured
 from events.fresh import uuid7
 from events.words import CheckpointType, CreationContext
 from snapshots.capture import Snapshot
@@ -22,7 +25,8 @@ CAPTURES_ANSWERED_MAX = 64
 """Answers remembered: a checkpoint is one moment, whoever did not hear of it in time asks again."""
 
 log = structlog.get_logger()
-Answer = WorkspaceCaptured | CaptureFailed
+R = TypeVar("R")
+Answer = WorkspaceCaptured | NothingChanged | CaptureFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ class Captures:
                 reason = f"{len(self._running)} captures are waiting already, at most {CAPTURES_WAITING_MAX}"
                 return CaptureFailed(checkpoint_id=asked.checkpoint_id, reason=reason)
             kind = _Kind(asked.checkpoint_id, asked.checkpoint_type, asked.creation_context)
-            running = asyncio.create_task(self._capture(kind, asked.deadline_s))
+            running = asyncio.create_task(self._as_asked(kind, asked))
             self._running[asked.checkpoint_id] = running
             running.add_done_callback(lambda _: self._running.pop(asked.checkpoint_id, None))
         answer = await asyncio.shield(running)
@@ -106,6 +110,27 @@ class Captures:
         while len(self._answered) > CAPTURES_ANSWERED_MAX:
             del self._answered[next(iter(self._answered))]
         return answer
+
+    async def _as_asked(self, kind: _Kind, asked: Capture) -> Answer:
+        """Capture once the conversation holds what is asked for; of files alone it is known beforehand whether to."""
+        if asked.transcript_has and self.transcripts and self._stands.is_set():
+            opens = [partial(self._workspace.open, path) for path in self.transcripts]
+            if not await has_results(opens, asked.transcript_has):
+                log.info("transcript.incomplete", checkpoint_id=str(kind.checkpoint_id))
+        if asked.only_changes and await self._nothing_changed(asked.deadline_s):
+            return NothingChanged(checkpoint_id=kind.checkpoint_id)
+        return await self._capture(kind, asked.deadline_s)
+
+    async def _nothing_changed(self, deadline_s: float) -> bool:
+        """Whether the workspace is as the last checkpoint has it; when in doubt it is not."""
+        try:
+            async with asyncio.timeout(deadline_s), self._lock:
+                if not self._stands.is_set():
+                    return False
+                looking = asyncio.create_task(asyncio.to_thread(self._workspace.is_unchanged, deadline_s))
+                return await _whole(looking)
+        except (SnapshotError, TimeoutError):
+            return False
 
     async def _capture(self, kind: _Kind, deadline_s: float, *, only_changes: bool = False) -> Answer:
         try:
@@ -128,12 +153,7 @@ class Captures:
         return answer
 
     async def _read(self, deadline_s: float) -> Snapshot:
-        reading = asyncio.create_task(asyncio.to_thread(self._workspace.capture, self.snapshot, deadline_s))
-        try:
-            return await asyncio.shield(reading)
-        except asyncio.CancelledError:
-            await asyncio.wait({reading})  # a thread cannot be cancelled, and the next capture must not run beside it
-            raise
+        return await _whole(asyncio.create_task(asyncio.to_thread(self._workspace.capture, self.snapshot, deadline_s)))
 
     async def _frozen(self, read: Callable[[], Awaitable[Snapshot]]) -> Snapshot:
         """Read with the sandbox held still; one that takes too long goes on with it running."""
@@ -163,3 +183,12 @@ class Captures:
             removed=snapshot.removed,
             skipped=tuple(each[:200] for each in snapshot.skipped if each),
         )
+
+
+async def _whole(reading: asyncio.Task[R]) -> R:
+    """Await what runs in a thread: that cannot be cancelled, and the next capture must not run beside it."""
+    try:
+        return await asyncio.shield(reading)
+    except asyncio.CancelledError:
+        await asyncio.wait({reading})
+        raise

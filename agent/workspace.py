@@ -14,6 +14,7 @@ from snapshots.port import ChunkStore
 from snapshots.restore import restore
 from snapshots.statcache import StatCache
 from snapshots.trees import read_manifest
+from snapshots.unchanged import is_unchanged
 
 ROOTS = ("workspace", "home")
 """What a snapshot holds; `tmp` is not kept."""
@@ -70,6 +71,14 @@ class Workspace:
         """
         roots = {name: self._root / name for name in ROOTS}
         return capture(roots, self._open_store(), parent=parent, cache=self._cache, deadline_s=deadline_s)
+
+    def is_unchanged(self, deadline_s: float) -> bool:
+        """Whether the workspace, which is not the home, is as the last capture saw it.
+
+        Raises:
+            SnapshotError: It took too long.
+        """
+        return is_unchanged("workspace", self._root / "workspace", self._cache, deadline_s=deadline_s)
 
     def put(self, path: str, content: bytes) -> None:
         """Write a file of the runner's user at `home/…` or `workspace/…`.
