@@ -65,6 +65,22 @@ def following_span(period: BudgetPeriod, zone: str, now: datetime, after: dateti
     return Span(max(span.start, after), span.end)
 
 
+def periods_between(period: BudgetPeriod, zone: str, start: datetime, end: datetime) -> int:
+    """Return how many whole periods lie between the beginnings of two of them, 0 where they are the same one."""
+    info = zone_named(zone)
+    first, last = start.astimezone(info).date(), end.astimezone(info).date()
+    match period:
+        case BudgetPeriod.TOTAL:
+            return 0
+        case BudgetPeriod.DAILY:
+            count = (last - first).days
+        case BudgetPeriod.WEEKLY:
+            count = (_first_day(period, last) - _first_day(period, first)).days // 7
+        case BudgetPeriod.MONTHLY:
+            count = (last.year - first.year) * 12 + last.month - first.month
+    return max(0, count)
+
+
 def _first_day(period: BudgetPeriod, day: date) -> date:
     if period is BudgetPeriod.WEEKLY:
         return day - timedelta(days=day.weekday())

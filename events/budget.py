@@ -3,6 +3,7 @@
 Two-phase: reserve the worst case before, settle with the actual after; each reservation is resolved exactly once.
 """
 
+from decimal import Decimal
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -116,6 +117,8 @@ class BudgetAllocated(BudgetEvent):
     on_exhausted: OnExhausted = OnExhausted.PARK
     base_amount: Amount | None = None
     """What every period is given; None: `amount`. They differ by what was carried over or added for this period."""
+    owed: Amount = Decimal(0)
+    """With `carry` debt: what earlier periods used beyond their amounts and this one's could not make up for either."""
 
 
 class BudgetReserved(BudgetEvent):
@@ -223,6 +226,8 @@ class BudgetThresholdCrossed(BudgetEvent):
     percent: Annotated[int, Field(ge=1, le=100)]
     used: Amount
     allocated: Amount
+    soft: Amount | None = None
+    """It is the soft limit that was reached, and this is what it is; `percent` says where it lies."""
 
 
 class BudgetExhausted(BudgetEvent):

@@ -15,6 +15,7 @@ from domain.tariff import AMOUNT_MAX
 from events.base import Event
 from events.budget import (
     BUDGETED,
+    THRESHOLDS_PERCENT,
     BudgetAllocated,
     BudgetDrawn,
     BudgetExhausted,
@@ -25,13 +26,15 @@ from events.budget import (
     BudgetReserved,
     BudgetSettled,
     BudgetThresholdCrossed,
+    BudgetTopUpRequested,
     Line,
 )
 from events.checkpoint import Balance
-from events.words import BudgetPeriod, Resource
+from events.words import BudgetPeriod, CarryOver, OnExhausted, Resource
 
 Key = tuple[Resource, BudgetPeriod]
 PastKey = tuple[Resource, BudgetPeriod, datetime]
+Asked = BudgetRequested | BudgetTopUpRequested
 ZERO = Decimal(0)
 
 
@@ -47,10 +50,19 @@ class Book:
     """None: no cap here. 0 is a cap."""
     zone: str = "UTC"
     auto_reset: bool = True
+    base: Decimal | None = None
+    """What every period is given, before what is carried over or added."""
+    owed: Decimal = ZERO
+    """Debt of earlier periods that this one's amount could not make up for."""
+    soft: Decimal | None = None
+    thresholds: tuple[int, ...] = THRESHOLDS_PERCENT
+    carry: CarryOver = CarryOver.NONE
+    on_exhausted: OnExhausted = OnExhausted.PARK
     used: Decimal = ZERO
     reserved: Decimal = ZERO
     said: frozenset[int] = frozenset()
     """Thresholds, in percent, that have been said in this period."""
+    soft_said: bool = False
     exhausted: bool = False
 
     @property
@@ -85,7 +97,7 @@ def _holds() -> Mapping[UUID, Hold]:
     return {}
 
 
-def _pending() -> Mapping[Key, BudgetRequested]:
+def _pending() -> Mapping[Key, tuple[Asked, ...]]:
     return {}
 
 
@@ -98,18 +110,21 @@ class Account:
     """Books of periods that are over, while a reservation made in them is open."""
     holds: Mapping[UUID, Hold] = field(default_factory=_holds)
     """Open reservations by their id; a resolved one is gone from here, so it cannot be resolved twice."""
-    pending: Mapping[Key, BudgetRequested] = field(default_factory=_pending)
-    """Requests that no BudgetAllocated or BudgetRefused has answered yet; of several for one book the last."""
+    pending: Mapping[Key, tuple[Asked, ...]] = field(default_factory=_pending)
+    """What no BudgetAllocated or BudgetRefused has answered yet: for one book the last request and what was added after."""
 
     def all_books(self) -> tuple[Book, ...]:
         return (*self.books.values(), *self.past.values())
 
 
-def evolve(account: Account, event: Event) -> Account:  # noqa: PLR0911 - one return per event
+def evolve(account: Account, event: Event) -> Account:  # noqa: C901, PLR0911 - one return per event
     """Fold one event of the account's own history; what is none of a budget's leaves it as it is."""
     match event:
         case BudgetRequested():
-            return replace(account, pending={**account.pending, (event.resource, event.period): event})
+            return replace(account, pending={**account.pending, (event.resource, event.period): (event,)})
+        case BudgetTopUpRequested():
+            key = (event.resource, event.period)
+            return replace(account, pending={**account.pending, key: (*account.pending.get(key, ()), event)})
         case BudgetRefused():
             return replace(
                 account, pending={key: asked for key, asked in account.pending.items() if key[0] != event.resource}
@@ -176,6 +191,12 @@ def _allocated(account: Account, event: BudgetAllocated) -> Account:
         allocated=event.amount,
         zone=event.time_zone,
         auto_reset=event.auto_reset,
+        base=event.amount if event.base_amount is None else event.base_amount,
+        owed=event.owed,
+        soft=event.soft,
+        thresholds=event.thresholds,
+        carry=event.carry,
+        on_exhausted=event.on_exhausted,
     )
     pending = {other: asked for other, asked in account.pending.items() if other != key}
     return replace(account, books={**account.books, key: book}, past=past, pending=pending)
@@ -250,6 +271,8 @@ def _said(account: Account, event: BudgetThresholdCrossed | BudgetExhausted) -> 
     book = _book(account, event)
     if isinstance(event, BudgetExhausted):
         return _put(account, replace(book, exhausted=True))
+    if event.soft is not None:
+        return _put(account, replace(book, soft_said=True))
     return _put(account, replace(book, said=book.said | {event.percent}))
 
 

@@ -1,10 +1,12 @@
 """What an account may use: answering requests, and opening the next period when one is over."""
 
 from datetime import datetime
+from decimal import Decimal
 from uuid import UUID
 
-from domain.budget.account import Account, Book, bounded, evolve
-from domain.periods import UnknownZone, following_span, span_at, zone_named
+from domain.budget.account import Account, Asked, Book, bounded, evolve
+from domain.budget.turn import allocation_of, next_period
+from domain.periods import UnknownZone, span_at, zone_named
 from events.budget import (
     UNIT_OF,
     BudgetAllocated,
@@ -13,10 +15,9 @@ from events.budget import (
     BudgetRefused,
     BudgetRequested,
     BudgetThresholdCrossed,
+    BudgetTopUpRequested,
 )
-from events.words import Resource
-
-THRESHOLDS_PERCENT = (50, 80, 95, 100)
+from events.words import BudgetPeriod, CarryOver, Resource, Unit
 
 
 def opened(account: Account, project: str, node: str, now: datetime) -> tuple[BudgetEvent, ...]:
@@ -27,10 +28,9 @@ def opened(account: Account, project: str, node: str, now: datetime) -> tuple[Bu
     is up to date gives nothing: a request delivered again is answered once.
     """
     said: list[BudgetEvent] = []
-    for requested in account.pending.values():
-        said += _answer(account, project, node, requested, now)
-    answered = folded(account, said)
-    said += [_next_period(book, now) for book in answered.books.values() if is_over(book, now) and book.auto_reset]
+    for requested in (asked for of_book in account.pending.values() for asked in of_book):
+        said += _answer(folded(account, said), project, node, requested, now)
+    said += [next_period(book, now) for book in folded(account, said).books.values() if _turns(book, now)]
     return (*said, *crossed(folded(account, said)))
 
 
@@ -46,8 +46,10 @@ def crossed(account: Account) -> tuple[BudgetEvent, ...]:
     for book in account.all_books():
         if book.allocated is None or not book.used:
             continue
-        percents = (p for p in THRESHOLDS_PERCENT if p not in book.said and book.used * 100 >= book.allocated * p)
+        percents = (p for p in sorted(book.thresholds) if p not in book.said and book.used * 100 >= book.allocated * p)
         said += [_threshold(book, percent) for percent in percents]
+        if book.soft is not None and not book.soft_said and book.used >= book.soft:
+            said.append(_threshold(book, _place(book.soft, book.allocated), soft=book.soft))
         if not book.exhausted and book.used >= book.allocated:
             said.append(
                 BudgetExhausted(
@@ -66,23 +68,75 @@ def is_over(book: Book, now: datetime) -> bool:
     return book.end is not None and book.end <= now
 
 
-def _answer(account: Account, project: str, node: str, asked: BudgetRequested, now: datetime) -> list[BudgetEvent]:
-    reason = _refusal(project, node, asked)
+def _turns(book: Book, now: datetime) -> bool:
+    return is_over(book, now) and book.auto_reset
+
+
+def _answer(account: Account, project: str, node: str, asked: Asked, now: datetime) -> list[BudgetEvent]:
+    book = account.books.get((asked.resource, asked.period))
+    amount = _in_unit(asked)
+    if amount is None:
+        return [BudgetRefused(resource=asked.resource, reason=_wrong_unit(asked))]
+    if isinstance(asked, BudgetTopUpRequested):
+        return _topped_up(book, node, asked, amount, now)
+    reason = _refusal(project, node, asked, amount)
     if reason:
         return [BudgetRefused(resource=asked.resource, reason=reason)]
-    return [_allocation(account.books.get((asked.resource, asked.period)), asked, now)]
+    return [_allocation(book, asked, amount, now)]
 
 
-def _refusal(project: str, node: str, asked: BudgetRequested) -> str:
-    unit = UNIT_OF[asked.resource]
+def _topped_up(
+    book: Book | None, node: str, asked: BudgetTopUpRequested, amount: Decimal, now: datetime
+) -> list[BudgetEvent]:
+    """Add to the present period, which is opened before if nobody has needed it yet."""
+    if book is None or book.allocated is None or (is_over(book, now) and not book.auto_reset):
+        reason = (
+            f"{node[:80]} has no {asked.period} allocation of {asked.resource} to add to; set one: "
+            f"autovibe budget set {node[:80]} {asked.amount:f}"
+        )
+        return [BudgetRefused(resource=asked.resource, reason=reason)]
+    if is_over(book, now):
+        said = next_period(book, now)
+        return [said, _added(said, amount)]
+    return [_added(allocation_of(book), amount)]
+
+
+def _added(to: BudgetAllocated, amount: Decimal) -> BudgetAllocated:
+    return to.model_copy(
+        update={
+            "amount": bounded(to.amount + amount),
+            "base_amount": to.amount if to.base_amount is None else to.base_amount,
+        }
+    )
+
+
+def _in_unit(asked: Asked) -> Decimal | None:
+    """Return the amount in the unit in which the resource is counted; None: it cannot be said in it."""
+    if asked.unit is UNIT_OF[asked.resource]:
+        return asked.amount
+    if asked.resource is Resource.TIME and asked.unit is Unit.HOURS:
+        return bounded(asked.amount * 60)
+    return None
+
+
+def _wrong_unit(asked: Asked) -> str:
+    said = f"{asked.resource} is budgeted in {UNIT_OF[asked.resource]}, not in {asked.unit}"
+    if asked.unit is Unit.USD:
+        return f"{said}; say it in CAD, whatever the providers bill in: exchange rates move, a budget does not"
+    return said
+
+
+def _refusal(project: str, node: str, asked: BudgetRequested, amount: Decimal) -> str:
     if not _is_account(project, node):
         return (
             f"there is no account {node[:80]!r} in {project}; the accounts are {project!r} and the ids of its machines"
         )
-    if asked.unit is not unit:
-        return f"{asked.resource} is budgeted in {unit}, not in {asked.unit}"
-    if asked.resource is Resource.API_CALLS and asked.amount % 1:
-        return f"{asked.amount} calls: calls are whole"
+    if asked.resource in {Resource.API_CALLS, Resource.TOKENS} and amount % 1:
+        return f"{amount} {UNIT_OF[asked.resource]}: {UNIT_OF[asked.resource]} are whole"
+    if asked.soft is not None and asked.soft > asked.amount:
+        return f"a soft limit of {asked.soft} is never reached within {asked.amount}; it must not be more"
+    if asked.carry is not CarryOver.NONE and (asked.period is BudgetPeriod.TOTAL or not asked.auto_reset):
+        return f"nothing is carried over from a {asked.period} budget that has no next period"
     try:
         zone_named(asked.time_zone)
     except UnknownZone as error:
@@ -99,7 +153,7 @@ def _is_account(project: str, node: str) -> bool:
         return False
 
 
-def _allocation(book: Book | None, asked: BudgetRequested, now: datetime) -> BudgetAllocated:
+def _allocation(book: Book | None, asked: BudgetRequested, amount: Decimal, now: datetime) -> BudgetAllocated:
     """Set the amount for the running period; what has been used in it stays used, whatever zone is asked for now."""
     if book is not None and not is_over(book, now):
         start, end = book.start, book.end
@@ -109,33 +163,21 @@ def _allocation(book: Book | None, asked: BudgetRequested, now: datetime) -> Bud
         end = span.end
     return BudgetAllocated(
         resource=asked.resource,
-        amount=asked.amount,
+        amount=amount,
         unit=UNIT_OF[asked.resource],
         period=asked.period,
         period_start=start,
         period_end=end,
         time_zone=asked.time_zone,
         auto_reset=asked.auto_reset,
+        soft=None if asked.soft is None else bounded(asked.soft * (60 if asked.unit is Unit.HOURS else 1)),
+        thresholds=asked.thresholds,
+        carry=asked.carry,
+        on_exhausted=asked.on_exhausted,
     )
 
 
-def _next_period(book: Book, now: datetime) -> BudgetAllocated:
-    assert book.end is not None
-    assert book.allocated is not None
-    span = following_span(book.period, book.zone, now, after=book.end)
-    return BudgetAllocated(
-        resource=book.resource,
-        amount=book.allocated,
-        unit=UNIT_OF[book.resource],
-        period=book.period,
-        period_start=span.start,
-        period_end=span.end,
-        time_zone=book.zone,
-        auto_reset=True,
-    )
-
-
-def _threshold(book: Book, percent: int) -> BudgetThresholdCrossed:
+def _threshold(book: Book, percent: int, soft: Decimal | None = None) -> BudgetThresholdCrossed:
     assert book.allocated is not None
     return BudgetThresholdCrossed(
         resource=book.resource,
@@ -144,4 +186,9 @@ def _threshold(book: Book, percent: int) -> BudgetThresholdCrossed:
         percent=percent,
         used=bounded(book.used),
         allocated=book.allocated,
+        soft=soft,
     )
+
+
+def _place(soft: Decimal, allocated: Decimal) -> int:
+    return 100 if not allocated else max(1, min(100, int(soft * 100 / allocated)))

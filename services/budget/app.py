@@ -25,6 +25,7 @@ HEARS = (
     "av.*.machine.*.MachineStopRequested",
     "av.*.machine.*.MachineEnded",
     "av.*.budget.*.BudgetRequested",
+    "av.*.budget.*.BudgetTopUpRequested",
     "av._hub.timer.*.TimerFired",
 )
 

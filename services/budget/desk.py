@@ -9,7 +9,7 @@ from domain.budget.queue import Waiting
 from domain.phases import QUEUE_S
 from events import address
 from events.address import Address
-from events.budget import BudgetRequested
+from events.budget import BudgetRequested, BudgetTopUpRequested
 from events.envelope import Recorded
 from events.machine import MachineEnded, MachineQueued, MachineRequested, MachineStopRequested
 from events.timer import TimerFired
@@ -62,7 +62,7 @@ class Desk:
                 await self._end(where, recorded, Cancel())
             case MachineEnded():
                 await self._ledger.carry_out(_machine(where), Settle, recorded.caused(ACTOR))
-            case BudgetRequested():
+            case BudgetRequested() | BudgetTopUpRequested():
                 await self._ledger.bring_up(where, recorded.caused(ACTOR))
             case TimerFired() as timer if timer.owner == ACTOR:
                 await self._end(address.machine(timer.project, timer.subject_id), recorded, Expire())

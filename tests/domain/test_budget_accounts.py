@@ -90,8 +90,14 @@ def test_of_two_requests_for_one_period_the_last_is_answered(world: World) -> No
 @pytest.mark.parametrize(
     ("asked", "reason"),
     [
-        (wanted("5", unit=Unit.USD), "money is budgeted in CAD, not in USD"),
-        (wanted("5", Resource.TIME, unit=Unit.HOURS), "time is budgeted in minutes, not in hours"),
+        (
+            wanted("5", unit=Unit.USD),
+            (
+                "money is budgeted in CAD, not in USD; say it in CAD, whatever the providers bill in: exchange rates "
+                "move, a budget does not"
+            ),
+        ),
+        (wanted("5", Resource.CPU, unit=Unit.HOURS), "cpu is budgeted in cpu_hours, not in hours"),
         (wanted("0.5", Resource.API_CALLS), "0.5 calls: calls are whole"),
         (
             wanted("5", time_zone="Mars/Olympus"),
