@@ -23,6 +23,12 @@ PHASE_OF_TYPE = {
     "MachineStopRequested": "stop requested",
     "MachineRestoreRequested": "restore requested",
 }
+NOTE_OF_TYPE = {
+    "CallSettled": "call",
+    "CallRefused": "call refused",
+    "MachineHeld": "held",
+    "MachineResumed": "goes on",
+}
 
 
 def line_of_output(line: Json) -> str:
@@ -58,6 +64,8 @@ def note_of_event(event: Json) -> str | None:
             return f"checkpoint {event['aggregate_id']} ({body['creation_context']}, {changes(body)})"
         case "CheckpointFailed":
             return console.printable(f"checkpoint {event['aggregate_id']} failed: {body['reason']}")
+        case "CallSettled" | "CallRefused" | "MachineHeld" | "MachineResumed":
+            return f"{NOTE_OF_TYPE[event['type']]}: {console.printable(_told(event['type'], body))}"
         case _:
             return None
 
@@ -89,6 +97,22 @@ def _allocated(body: Json) -> str:
     return f"{body['amount']} {body['unit']} {body['period']}"
 
 
+def _call(body: Json) -> str:
+    tokens = body["tokens"]
+    read = sum(int(tokens.get(name, 0)) for name in ("input", "cache_read", "cache_write_5m", "cache_write_1h"))
+    told = f"{body['model']}, {read} tokens in, {tokens.get('output', 0)} out, {console.money(body['cost_cad'])}"
+    return f"{told} (estimated)" if body.get("estimated") else told
+
+
+def _held(body: Json) -> str:
+    until = f", until {body['until']}" if body.get("until") else ""
+    return f"{body['hold']}: {console.first_line(body['reason'], 200)}{until}"
+
+
+def _parked(body: Json) -> str:
+    return f"{_held(body)}, in checkpoint {body.get('checkpoint_id', '-')}"
+
+
 TELLERS: dict[str, Callable[[Json], str]] = {
     "MachineRequested": lambda body: console.first_line(body["goal"], 60),
     "MachineDenied": _denied,
@@ -100,6 +124,11 @@ TELLERS: dict[str, Callable[[Json], str]] = {
     "MachineBecameReady": lambda body: f"restored in {body.get('restore_ms', 0)} ms",
     "MachineEnded": lambda body: body["outcome"] + (f", exit code {body['exit_code']}" if "exit_code" in body else ""),
     "CheckpointTaken": lambda body: f"{body['checkpoint_type']} {body['file_count']} files {changes(body)}",
+    "CallSettled": _call,
+    "CallRefused": lambda body: f"{body['node']} is short of {body['resource']}: {console.first_line(body['reason'], 200)}",
+    "MachineHeld": _held,
+    "MachineParked": _parked,
+    "MachineResumed": lambda body: f"no longer held by {body['hold']}",
     "UsageRecorded": lambda body: (
         f"{body['amount']} {body['unit']} {body['resource_type']}, {console.money(body['cost_cad'])}"
     ),

@@ -51,10 +51,14 @@ def until(hub: Hub, after: int, types: frozenset[str], wait_s: float, **filters:
     raise CliError(Exit.DEADLINE, f"none of {', '.join(sorted(types))} came within {wait_s:g} s")
 
 
-def output(hub: Hub, machine_id: str, *, follow: bool, after: int = 0) -> Iterator[Json]:
-    """Yield a machine's output lines `{"seq", "epoch", "n", "s", "t", "at"}`; with `follow`, until the machine ends."""
+def output(hub: Hub, machine_id: str, *, follow: bool, after: int = 0, raw: bool = False) -> Iterator[Json]:
+    """Yield a machine's output lines `{"seq", "epoch", "n", "s", "t", "at"}`; with `follow`, until the machine ends.
+
+    Args:
+        raw: The agent's own stream instead of what people read; a line with `more` goes on in the next.
+    """
     path = f"/api/v1/machines/{segment(machine_id)}/logs"
-    with hub.stream(path, follow=1 if follow else None, after=after or None) as lines:
+    with hub.stream(path, follow=1 if follow else None, after=after or None, raw=1 if raw else None) as lines:
         for line in lines:
             if line:
                 yield json.loads(line)

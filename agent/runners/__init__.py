@@ -1,10 +1,18 @@
 """What can pursue a goal: one file per machine type, found by `runner_for`."""
 
+from agent.runners.aider import AiderRunner
+from agent.runners.claude_code import ClaudeCodeRunner
 from agent.runners.port import Runner
+from agent.runners.qwen_coder import QwenCoderRunner
 from agent.runners.shell import ShellRunner
 from events.words import MachineType
 
-RUNNERS: dict[MachineType, Runner] = {MachineType.SHELL: ShellRunner()}
+RUNNERS: dict[MachineType, Runner] = {
+    MachineType.SHELL: ShellRunner(),
+    MachineType.CLAUDE_CODE: ClaudeCodeRunner(),
+    MachineType.QWEN_CODER: QwenCoderRunner(),
+    MachineType.AIDER: AiderRunner(),
+}
 
 
 def runner_for(machine_type: MachineType) -> Runner | None:

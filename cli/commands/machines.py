@@ -1,15 +1,19 @@
 """`autovibe machine …`"""
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
 from cli import console, watch
 from cli.framing import AsJson, Limit, framed, group
-from cli.hub import connect, segment
+from cli.hub import Json, connect, segment
 from cli.printing import line_of_output
 
 app = group("machine", "Machines: what runs, what ran, what it printed.")
+
+OWN_STREAM = frozenset({"claude_api", "claude_code", "qwen_coder"})
+"""Types of machine whose agent speaks a stream for programs; what the others print is for people as it is."""
 
 Machine = Annotated[str, typer.Argument(help="A machine's id, or a unique prefix of it.", show_default=False)]
 
@@ -71,16 +75,34 @@ def show(machine: Machine, as_json: AsJson = False) -> None:
 def logs(
     machine: Machine,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the machine ends.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="The agent's own stream as it came.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print what a machine printed."""
+    """Print what a machine printed; of an AI agent, what people read of it."""
     hub = connect()
     found = hub.get(f"/api/v1/machines/{segment(machine)}")
-    for line in watch.output(hub, found["uuid"], follow=follow):
+    own_stream = raw and found["machine_type"] in OWN_STREAM
+    lines = watch.output(hub, found["uuid"], follow=follow, raw=own_stream)
+    if raw and not as_json:
+        _print_raw(lines)
+        return
+    for line in lines:
         if as_json:
             console.emit(line)
         else:
             console.say(line_of_output(line))
+
+
+def _print_raw(lines: Iterator[Json]) -> None:
+    """Print lines as they came, those in several pieces as one; nothing that is the hub's."""
+    pieces: list[str] = []
+    for line in lines:
+        if line["s"] == "agent":
+            continue
+        pieces.append(str(line["t"]))
+        if not line.get("more"):
+            console.say(console.printable("".join(pieces)))
+            pieces.clear()
 
 
 @app.command()

@@ -20,6 +20,9 @@ OUTPUT_JOIN_S = 10.0
 END = frozenset({"MachineEnded", "MachineDenied"})
 
 
+TYPES = "shell, claude_api, claude_code, qwen_coder, aider"
+
+
 class OnInterrupt(StrEnum):
     """What Ctrl-C does to the machine."""
 
@@ -33,7 +36,10 @@ def run(
     goal: Annotated[
         str, typer.Argument(help="What the machine is to do; for a shell, a bash script.", show_default=False)
     ],
-    machine_type: Annotated[str, typer.Option("--type", "-t", help="What runs the goal; only shell today.")] = "shell",
+    machine_type: Annotated[str, typer.Option("--type", "-t", help=f"What pursues the goal: {TYPES}.")] = "shell",
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The model of an AI agent; else the project's or the hub's.")
+    ] = None,
     source: Annotated[str | None, typer.Option("--from", help="Checkpoint to start from (a branch).")] = None,
     file: Annotated[list[str] | None, typer.Option(help="PATH=LOCALFILE, put in the workspace first.")] = None,
     env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; it is logged, so no secrets.")] = None,
@@ -53,6 +59,8 @@ def run(
     hub = connect()
     limits = _limits(cpu, memory, disk, processes, deadline)
     body: dict[str, object] = {"project": project, "machine_type": machine_type, "goal": goal, "limits": limits}
+    if model:
+        body["model"] = model
     if source:
         body["from_checkpoint_id"] = hub.get(f"/api/v1/checkpoints/{segment(source)}")["uuid"]
     if file:
@@ -123,6 +131,8 @@ class Follower:
         self._machine_id = str(requested["uuid"])
         self._seq = int(requested["seq"])
         self._as_json = as_json
+        self._spent = "0"
+        """On model calls, CAD."""
 
     def follow(self, on_interrupt: OnInterrupt) -> Exit:
         """Return the exit code that the machine's outcome stands for."""
@@ -151,11 +161,24 @@ class Follower:
             self._seq = event["seq"]
             if self._as_json:
                 console.emit(event)
-            elif said := note_of_event(event):
-                note(said)
+            else:
+                self._tell(event)
             if event["type"] in END:
                 return event
         raise AssertionError("the stream of events goes on until the caller leaves it")
+
+    def _tell(self, event: Json) -> None:
+        """Say what an event means to the one who watches; after a call, what all of them cost so far."""
+        said = note_of_event(event)
+        if said is None:
+            return
+        if event["type"] == "CallSettled":
+            self._spent = sum_of([{"cost_cad": self._spent}, event["body"]])
+            said = f"{said}; {console.money(self._spent)} so far"
+        note(said)
+        if event["type"] == "MachineParked":
+            for line in how_to_go_on(self._project, self._machine_id, event["body"]["hold"], self._spent):
+                note(line)
 
     def _print_output(self) -> None:
         try:
@@ -176,9 +199,34 @@ class Follower:
             told = console.printable(machine["error_message"] or "")
             note(console.word(machine["outcome"]) + (f": {told}" if told else ""))
             note(f"cost {console.money(cost)}, checkpoints {machine['checkpoint_count']}")
+            for line in self._by_model(last["seq"]):
+                note(line)
             if machine["last_checkpoint_uuid"]:
                 note(f"ended in checkpoint {machine['last_checkpoint_uuid']}")
         return EXIT_OF_OUTCOME[machine["outcome"]]
+
+
+    def _by_model(self, seq: int) -> list[str]:
+        found = self._hub.get(
+            "/api/v1/resources/usage/summary", at_least_seq=seq, by="model", machine=self._machine_id
+        )
+        costs: dict[str, list[Json]] = {}
+        for item in found["items"]:
+            if item["model"]:
+                costs.setdefault(item["model"], []).append(item)
+        return [f"  {console.printable(name)}: {console.money(sum_of(lines))}" for name, lines in costs.items()]
+
+
+def how_to_go_on(project: str, machine_id: str, hold: str, spent: str) -> list[str]:
+    """Say what a parked machine has spent and what to type so that it goes on."""
+    said = f"spent on calls so far: {console.money(spent)}"
+    if hold != "budget":
+        return [said]
+    return [
+        said,
+        f"to go on, give it more: autovibe budget top-up {project} 1CAD --machine {machine_id}",
+        f"or the project: autovibe budget set {project} 10CAD",
+    ]
 
 
 def sum_of(items: list[Json]) -> str:

@@ -49,6 +49,7 @@ class Live:
     LOGS: tuple[Parameter, ...] = (
         by_flag("follow", "go on until the machine ends"),
         by_number("after", meaning="`seq` of the last line that was seen"),
+        by_flag("raw", "the agent's own stream as it came, instead of what people read of it"),
     )
 
     def __init__(self, bus: Bus, places: Places, streams: Streams, *, keep_alive_s: float = KEEP_ALIVE_S) -> None:
@@ -68,7 +69,8 @@ class Live:
     async def logs(self, asked: Asked) -> Response:
         slug, machine_id = await self._places.find(Kind.MACHINE, asked.id, asked.caller)
         machine = address.machine(slug, machine_id)
-        lines = self._lines(machine, asked.number("after", 0), follow=bool(asked.values.get("follow")))
+        follow, raw = (bool(asked.values.get(name)) for name in ("follow", "raw"))
+        lines = self._lines(machine, asked.number("after", 0), follow=follow, raw=raw)
         return self._streaming(asked, lines, NDJSON)
 
     def _streaming(self, asked: Asked, content: AsyncGenerator[bytes], media_type: str) -> Response:
@@ -87,10 +89,10 @@ class Live:
                 else:
                     yield b"".join(sse(recorded) for recorded in batch if chosen(recorded))
 
-    async def _lines(self, machine: Address, after: int, *, follow: bool) -> AsyncGenerator[bytes]:
+    async def _lines(self, machine: Address, after: int, *, follow: bool, raw: bool) -> AsyncGenerator[bytes]:
         subject = f"out.{machine.project}.{machine.id}.*"
         if follow:
-            async with aclosing(self._following(machine, subject, after)) as lines:
+            async with aclosing(self._following(machine, subject, after, raw=raw)) as lines:
                 async for seq, line in lines:
                     after = max(after, seq)
                     yield line
@@ -98,9 +100,11 @@ class Live:
         last = Follower(self._bus.wire, OUTPUT_STREAM, after, [subject], OUTPUT_BATCH).batches(stop_at_end=True)
         async with aclosing(last):
             async for batch in last:
-                yield b"".join(output_lines(message.seq, message.subject, message.data) for message in batch)
+                yield b"".join(output_lines(each.seq, each.subject, each.data, raw=raw) for each in batch)
 
-    async def _following(self, machine: Address, subject: str, after: int) -> AsyncGenerator[tuple[int, bytes]]:
+    async def _following(
+        self, machine: Address, subject: str, after: int, *, raw: bool
+    ) -> AsyncGenerator[tuple[int, bytes]]:
         """Yield output until the machine's end is in the log."""
         ended = asyncio.create_task(self._ended(machine))
         batches = Follower(self._bus.wire, OUTPUT_STREAM, after, [subject], OUTPUT_BATCH).batches()
@@ -110,7 +114,7 @@ class Live:
                     if batch is None:
                         yield 0, b"\n"
                     else:
-                        lines = (output_lines(message.seq, message.subject, message.data) for message in batch)
+                        lines = (output_lines(each.seq, each.subject, each.data, raw=raw) for each in batch)
                         yield batch[-1].seq, b"".join(lines)
         finally:
             ended.cancel()
@@ -146,8 +150,12 @@ def sse(recorded: Recorded) -> bytes:
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (recorded.seq, envelope.type.encode(), orjson.dumps(item))
 
 
-def output_lines(seq: int, subject: str, data: bytes) -> bytes:
-    """Unpack one message of output: a JSON line or an array of them; each gets the seq and the epoch."""
+def output_lines(seq: int, subject: str, data: bytes, *, raw: bool = False) -> bytes:
+    """Unpack one message of output: a JSON line or an array of them; each gets the seq and the epoch.
+
+    Args:
+        raw: Only lines of the agent's own stream; else all but those.
+    """
     token = subject.rpartition(".")[2]
     epoch = int(token) if token.isascii() and token.isdigit() and len(token) < 10 else 0
     try:
@@ -158,7 +166,7 @@ def output_lines(seq: int, subject: str, data: bytes) -> bytes:
     return b"".join(
         orjson.dumps({**cast("Mapping[str, object]", line), "seq": seq, "epoch": epoch}) + b"\n"
         for line in lines
-        if isinstance(line, dict)
+        if isinstance(line, dict) and (cast("Mapping[str, object]", line).get("s") == "raw") is raw
     )
 
 
