@@ -8,7 +8,6 @@ from agent.runners.stream_json import StreamJsonReader
 from events.agent import AgentSpec
 
 SETTINGS = ".qwen/settings.json"
-_TURNS_SPENT = 53
 
 
 class QwenCoderRunner:
@@ -41,13 +40,9 @@ class QwenCoderRunner:
     def transcripts(self, spec: AgentSpec, session_id: UUID) -> tuple[str, ...]:
         return (f"home/.qwen/projects/{spec.runner_workspace.replace('/', '-')}/chats/{session_id}.jsonl",)
 
-    def reader(self, spec: AgentSpec) -> "QwenReader":
+    def reader(self, spec: AgentSpec) -> StreamJsonReader:
         del spec
-        return QwenReader("Qwen Code")
-
-
-class QwenReader(StreamJsonReader):
-    """Knows what its one telling exit code says."""
+        return StreamJsonReader("Qwen Code")
 
 
 _SETTINGS = {

@@ -157,6 +157,20 @@ async def test_output_is_followed_to_the_machines_end_and_read_again_afterwards(
     assert [json.loads(line)["t"] for line in later] == ["last words"]
 
 
+async def test_an_agents_own_stream_is_read_apart_from_what_people_read_of_it(world: World) -> None:
+    await world.project(SHOP)
+    machine_id = await world.machine(SHOP)
+    lines = [
+        {"n": n, "s": source, "t": text, "at": "2026-01-01T00:00:00Z"}
+        for n, source, text in ((1, "stdout", "tool: Write a.py"), (2, "raw", '{"type":"assistant"}'))
+    ]
+    await world.bus.js.publish(address.output(SHOP, machine_id, 1), json.dumps(lines).encode())
+    path = f"/api/v1/machines/{machine_id}/logs"
+    for asked, sources in ((path, ["stdout"]), (f"{path}?raw=1", ["raw"])):
+        body = (await world.client(VIEWER).get(asked)).body
+        assert [json.loads(line)["s"] for line in body.splitlines() if line] == sources
+
+
 async def _rest(stream: Stream):  # noqa: ANN202  # an async generator of lines
     while (line := await stream.line()) is not None:
         if line:
