@@ -125,7 +125,9 @@ TELLERS: dict[str, Callable[[Json], str]] = {
     "MachineEnded": lambda body: body["outcome"] + (f", exit code {body['exit_code']}" if "exit_code" in body else ""),
     "CheckpointTaken": lambda body: f"{body['checkpoint_type']} {body['file_count']} files {changes(body)}",
     "CallSettled": _call,
-    "CallRefused": lambda body: f"{body['node']} is short of {body['resource']}: {console.first_line(body['reason'], 200)}",
+    "CallRefused": lambda body: (
+        f"{body['node']} is short of {body['resource']}: {console.first_line(body['reason'], 200)}"
+    ),
     "MachineHeld": _held,
     "MachineParked": _parked,
     "MachineResumed": lambda body: f"no longer held by {body['hold']}",

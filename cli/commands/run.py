@@ -205,11 +205,8 @@ class Follower:
                 note(f"ended in checkpoint {machine['last_checkpoint_uuid']}")
         return EXIT_OF_OUTCOME[machine["outcome"]]
 
-
     def _by_model(self, seq: int) -> list[str]:
-        found = self._hub.get(
-            "/api/v1/resources/usage/summary", at_least_seq=seq, by="model", machine=self._machine_id
-        )
+        found = self._hub.get("/api/v1/resources/usage/summary", at_least_seq=seq, by="model", machine=self._machine_id)
         costs: dict[str, list[Json]] = {}
         for item in found["items"]:
             if item["model"]:
