@@ -18,7 +18,7 @@ AGEING_PER_S = 0.05 / 600
 """How much greedier one becomes by waiting: 0.05 in ten minutes."""
 AGEING_MAX = 0.2
 STARVING_S = 2_400.0
-"""Whoever has waited for so long cannot age further, and is no longer put behind those who are below their share."""
+"""Whoever has waited for so long cannot age further, and is next whatever its share is: nobody waits for ever."""
 EVERYBODY = Fraction(1)
 """The weight in a round in which greediness does not count."""
 
@@ -46,7 +46,11 @@ class Waiter:
     id: str
     greediness: Decimal
     shares: tuple[float, ...] = ()
-    """What its project has of each scarce resource, used and reserved, as a part of all there is (0 to 1)."""
+    """What its project would have of each scarce resource with what it asks: used, reserved and asked, as a part of all.
+
+    With it, not without: else nothing divided by next to nothing would put greediness 0 first as soon as it has waited
+    a moment.
+    """
     waited_s: float = 0.0
     within: bool = True
     """What it asks lies inside its fair share: `within_share`."""
@@ -101,8 +105,9 @@ def moved(before: Mapping[str, int], after: Mapping[str, int], total: int) -> bo
 def in_order(waiters: Iterable[Waiter]) -> list[Waiter]:
     """Return those who wait, whoever is to be released first at the front.
 
-    First those whose demand lies inside their share, and those who have starved; among them the smallest dominant share
-    for its greediness, which grows by waiting. Of equals the greedier one, then who has waited longer, then by id.
+    First whoever has starved, the longest first; then those whose demand lies inside their share, then all others; among
+    them the smallest dominant share for its greediness, which grows by waiting. Of equals the greedier one, then who has
+    waited longer, then by id.
     """
     return sorted(waiters, key=_rank)
 
@@ -112,12 +117,13 @@ def aged(greediness: Decimal, waited_s: float) -> float:
     return float(greediness) + min(AGEING_MAX, AGEING_PER_S * max(0.0, waited_s))
 
 
-def _rank(waiter: Waiter) -> tuple[bool, float, float, float, str]:
+def _rank(waiter: Waiter) -> tuple[int, float, float, float, str]:
+    if waiter.waited_s >= STARVING_S:
+        return 0, -waiter.waited_s, 0.0, 0.0, waiter.id
     weight = aged(waiter.greediness, waiter.waited_s)
     dominant = max(waiter.shares, default=0.0)
     weighted = dominant / weight if weight else float("inf")
-    behind = not waiter.within and waiter.waited_s < STARVING_S
-    return behind, weighted, -weight, -waiter.waited_s, waiter.id
+    return 1 if waiter.within else 2, weighted, -weight, -waiter.waited_s, waiter.id
 
 
 def _is_owed(claim: Claim, share: Mapping[str, int]) -> bool:

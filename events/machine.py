@@ -150,6 +150,10 @@ class MachineQueued(MachineEvent):
     resource: Resource | None = None
     asked: Amount = Decimal(0)
     available: Amount = Decimal(0)
+    wants: Annotated[dict[Resource, Amount], Field(max_length=8)] = {}
+    """All that is to be set aside for it, by resource."""
+    greediness: Greediness | None = None
+    """The request's own; None: the project's."""
 
 
 class MachineDenied(MachineEvent):

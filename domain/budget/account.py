@@ -28,6 +28,7 @@ from events.budget import (
     BudgetThresholdCrossed,
     BudgetTopUpRequested,
     Line,
+    SharesRebalanced,
 )
 from events.checkpoint import Balance
 from events.words import BudgetPeriod, CarryOver, OnExhausted, Resource
@@ -97,6 +98,10 @@ def _holds() -> Mapping[UUID, Hold]:
     return {}
 
 
+def _shares() -> Mapping[PastKey, Mapping[str, Decimal]]:
+    return {}
+
+
 def _pending() -> Mapping[Key, tuple[Asked, ...]]:
     return {}
 
@@ -112,6 +117,8 @@ class Account:
     """Open reservations by their id; a resolved one is gone from here, so it cannot be resolved twice."""
     pending: Mapping[Key, tuple[Asked, ...]] = field(default_factory=_pending)
     """What no BudgetAllocated or BudgetRefused has answered yet: for one book the last request and what was added after."""
+    shares: Mapping[PastKey, Mapping[str, Decimal]] = field(default_factory=_shares)
+    """How what is allocated here was last said to be shared, by project."""
 
     def all_books(self) -> tuple[Book, ...]:
         return (*self.books.values(), *self.past.values())
@@ -143,6 +150,8 @@ def evolve(account: Account, event: Event) -> Account:  # noqa: C901, PLR0911 - 
             return _drawn(account, event)
         case BudgetThresholdCrossed() | BudgetExhausted():
             return _said(account, event)
+        case SharesRebalanced():
+            return _shared(account, event)
         case _:
             return account
 
@@ -274,6 +283,13 @@ def _said(account: Account, event: BudgetThresholdCrossed | BudgetExhausted) -> 
     if event.soft is not None:
         return _put(account, replace(book, soft_said=True))
     return _put(account, replace(book, said=book.said | {event.percent}))
+
+
+def _shared(account: Account, event: SharesRebalanced) -> Account:
+    """Remember the shares of the present period; those of one that is over matter to nobody."""
+    key = (event.resource, event.period, event.period_start)
+    kept = {other: shares for other, shares in account.shares.items() if other[:2] != key[:2]}
+    return replace(account, shares={**kept, key: event.shares})
 
 
 def _book(account: Account, of: Line | BudgetThresholdCrossed | BudgetExhausted) -> Book:

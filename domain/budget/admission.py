@@ -107,20 +107,29 @@ def _in_the_way(command: Admit, at: Situation, accounts: Mapping[str, Account], 
 
     So only those who could run if the hub had room stand in the hub's line and hold up others there.
     """
-    ahead = command.ahead
+    ahead, greediness = command.ahead, at.machine.request.greediness if at.machine.request else None
     if ahead is not None and ahead.slug == at.slug:
-        return behind(ahead, at.slug)
+        return behind(ahead, at.slug, asked, greediness)
     for node in at.path[:0:-1]:
-        if short := _short_of(node, accounts[node], asked, command.now):
+        if short := _short_of(node, accounts[node], asked, greediness, command.now):
             return short
     if ahead is not None:
-        return behind(ahead, at.slug)
+        return behind(ahead, at.slug, asked, greediness)
     if len(accounts[HUB].holds) >= command.machines_max:
-        return MachineQueued(hold=Hold.CAPACITY, node=HUB, asked=Decimal(1), available=ZERO)
-    return _short_of(HUB, accounts[HUB], asked, command.now)
+        return MachineQueued(
+            hold=Hold.CAPACITY,
+            node=HUB,
+            asked=Decimal(1),
+            available=ZERO,
+            wants=dict(asked),
+            greediness=greediness,
+        )
+    return _short_of(HUB, accounts[HUB], asked, greediness, command.now)
 
 
-def _short_of(node: str, account: Account, asked: Asked, now: datetime) -> MachineQueued | None:
+def _short_of(
+    node: str, account: Account, asked: Asked, greediness: Decimal | None, now: datetime
+) -> MachineQueued | None:
     for book in _capped(account, asked):
         if asked[book.resource] > free(book) and not is_over(book, now):
             return MachineQueued(
@@ -129,6 +138,8 @@ def _short_of(node: str, account: Account, asked: Asked, now: datetime) -> Machi
                 resource=book.resource,
                 asked=asked[book.resource],
                 available=bounded(free(book)),
+                wants=dict(asked),
+                greediness=greediness,
             )
     return None
 

@@ -5,14 +5,17 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from domain.budget import Admit, Cancel, Expire, Settle, Standing
+from domain.budget.machine import asks
 from domain.budget.queue import Waiting
 from domain.phases import QUEUE_S
 from events import address
 from events.address import Address
 from events.budget import BudgetRequested, BudgetTopUpRequested
-from events.envelope import Recorded
+from events.envelope import Cause, Recorded
+from events.ids import HUB
 from events.machine import MachineEnded, MachineQueued, MachineRequested, MachineStopRequested
 from events.timer import TimerFired
+from events.words import Hold
 from services.budget.ledger import Answer, Ledger
 from services.budget.line import Line
 from services.budget.settings import BudgetSettings
@@ -30,9 +33,10 @@ class Desk:
 
     def __init__(self, log: Log, timers: Timers, settings: BudgetSettings, now: Callable[[], datetime]) -> None:
         self._timers = timers
+        self._now = now
         self._settings = settings
         self._ledger = Ledger(log, now)
-        self.line = Line(log, self._try_again, settings.queue_look_s)
+        self.line = Line(log, self._try_again, self._rebalance, settings.queue_look_s, settings.machines_max, now)
 
     async def open(self) -> None:
         """Read who waits, and set their deadlines anew: what was set may have been lost with a crash."""
@@ -56,8 +60,8 @@ class Desk:
     async def _answer(self, recorded: Recorded) -> None:
         where = recorded.envelope.address
         match recorded.event:
-            case MachineRequested():
-                await self._admit(where, recorded)
+            case MachineRequested() as request:
+                await self._admit(where, request, recorded)
             case MachineStopRequested():
                 await self._end(where, recorded, Cancel())
             case MachineEnded():
@@ -69,13 +73,16 @@ class Desk:
             case _:
                 pass  # a timer of another service
 
-    async def _admit(self, where: Address, recorded: Recorded) -> None:
+    async def _admit(self, where: Address, request: MachineRequested, recorded: Recorded) -> None:
         where = _machine(where)
+        wants = dict(asks(request, self._settings.tariff))
+        comes = MachineQueued(hold=Hold.BUDGET, node=HUB, wants=wants, greediness=request.greediness)
+        who = Waiting(where.project, UUID(where.id), comes, self._now())
         answer = await self._ledger.carry_out(
             where,
             lambda now: self._command(
                 now,
-                self.line.ahead(where.project, UUID(where.id)),
+                self.line.ahead(who),
                 queue_full=self.line.count(where.project) >= self._settings.queued_max,
             ),
             recorded.caused(ACTOR),
@@ -88,9 +95,13 @@ class Desk:
     async def _try_again(self, waiting: Waiting, newest: Recorded) -> None:
         where = address.machine(waiting.slug, waiting.machine_id)
         cause = newest.caused(ACTOR, "tried again")
-        answer = await self._ledger.carry_out(where, lambda now: self._command(now, None), cause)
+        answer = await self._ledger.carry_out(where, lambda now: self._command(now, self.line.ahead(waiting)), cause)
         if not _waits(answer):
             await self._timers.cancel(where.id)
+
+    async def _rebalance(self) -> None:
+        cause = Cause(ACTOR, reason="shares moved")
+        await self._ledger.rebalance(lambda hub, now: self.line.queue.rebalanced(now, hub), cause)
 
     async def _end(self, where: Address, recorded: Recorded, command: Cancel | Expire) -> None:
         where = _machine(where)

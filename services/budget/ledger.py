@@ -9,7 +9,9 @@ from uuid import UUID
 from domain.budget import Account, Command, Decision, Machine, Situation, account, decide, machine, opened
 from events import address
 from events.address import Address
+from events.budget import SharesRebalanced
 from events.envelope import Cause
+from events.ids import HUB
 from services.kit.log import Log, Write
 from services.kit.repository import Repository, decide_and_append
 
@@ -61,6 +63,18 @@ class Ledger:
         async def decided() -> Sequence[Write]:
             loaded = await self._accounts.get(where)
             return [Write(where, loaded.seq, opened(loaded.state, where.project, where.id, self._now()))]
+
+        await decide_and_append(self._log, decided, cause=cause)
+
+    async def rebalance(
+        self, decided_by: Callable[[Account, datetime], tuple[SharesRebalanced, ...]], cause: Cause
+    ) -> None:
+        """Say on the hub's account how what is scarce is shared, if that is not what was said last."""
+        where = address.budget(HUB, HUB)
+
+        async def decided() -> Sequence[Write]:
+            hub = await self._accounts.get(where)
+            return [Write(where, hub.seq, decided_by(hub.state, self._now()))]
 
         await decide_and_append(self._log, decided, cause=cause)
 

@@ -1,4 +1,4 @@
-"""The line of queued machines: heard from the log, kept nowhere else, and tried again whenever something changed.
+"""The line of queued machines and what projects have: heard from the log, kept nowhere else, tried whenever that changed.
 
 It is what makes a decision taken beside a settlement harmless: a machine that was queued while room was being made is
 tried again because its own MachineQueued is heard, in the log's order, by every instance.
@@ -10,23 +10,35 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID
 
 import structlog
 
 from domain.budget.queue import Queue, Waiting
 from events.envelope import Recorded
+from events.ids import HUB
 from events.machine import MachineQueued
 from services.kit.errors import KitError
 from services.kit.health import Part
 from services.kit.log import Log
+from services.kit.message import decode
 
+_NAMES = {
+    "machine": frozenset({"MachineQueued", "MachineAdmitted", "MachineDenied", "MachineEnded"}),
+    "project": frozenset({"ProjectCreated", "ProjectUpdated"}),
+    "budget": frozenset({"BudgetAllocated", "BudgetSettled", "BudgetReleased"}),
+}
 FILTERS = (
-    *(f"av.*.machine.*.{name}" for name in ("MachineQueued", "MachineAdmitted", "MachineDenied", "MachineEnded")),
-    *(f"av.*.budget.*.{name}" for name in ("BudgetAllocated", "BudgetSettled", "BudgetReleased")),
+    *(f"av.*.{aggregate}.*.{name}" for aggregate, names in _NAMES.items() for name in sorted(names)),
+    *(
+        f"av.{HUB}.budget.{HUB}.{name}"
+        for name in ("BudgetReserved", "BudgetExtended", "BudgetDrawn", "BudgetRefused", "SharesRebalanced")
+    ),
 )
-"""All that puts somebody into the line, takes them out, or makes room."""
+"""All that puts somebody into the line, takes them out, makes room, or says what projects have of the hub's account."""
+CATCH_UP_BATCH = 5_000
 HEARD_S_MAX = 5.0
+REBALANCE_S_MIN = 1.0
+"""Shares are said at most so often."""
 PAUSE_MIN_S = 0.5
 PAUSE_MAX_S = 60.0
 BUGS_SHOWN_MAX = 3
@@ -36,14 +48,8 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("budget")
 
 Try = Callable[[Waiting, Recorded], Awaitable[None]]
 """Try a queued machine again, before which nobody stands: who waits, and its newest MachineQueued."""
-
-
-@dataclass(slots=True)
-class _Place:
-    """Since when a machine waits, and what was last said of it."""
-
-    since: datetime
-    newest: Recorded
+Rebalance = Callable[[], Awaitable[None]]
+"""Say the shares that have moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +66,60 @@ class _Trouble:
 class Line:
     """Who waits, as far as this instance has heard."""
 
-    def __init__(self, log: Log, attempt: Try, look_s: float) -> None:
+    def __init__(  # noqa: PLR0917 - what it works with, once
+        self,
+        log: Log,
+        attempt: Try,
+        rebalance: Rebalance,
+        look_s: float,
+        machines_max: int,
+        now: Callable[[], datetime],
+    ) -> None:
         self._log = log
         self._try = attempt
+        self._rebalance = rebalance
+        self._rebalance_at = 0.0
+        """By the monotonic clock: when shares are next said, if they have moved."""
+        self._unsaid = False
+        """They have."""
         self._look_s = look_s
-        self._queue = Queue()
-        self._places: dict[str, _Place] = {}
+        self._now = now
+        self.queue = Queue(machines_max)
+        self._newest: dict[str, Recorded] = {}
+        """What was last said of each that waits."""
         self._troubles: dict[str, _Trouble] = {}
         self._position = 0
         self._changed = asyncio.Event()
         self._heard = asyncio.Condition()
 
     def __len__(self) -> int:
-        return len(self._queue.waiting)
+        return len(self.queue.waiting)
 
-    def ahead(self, slug: str, machine_id: UUID) -> Waiting | None:
-        """Return who stands before a machine, whether it is in the line already or not."""
-        return self._queue.ahead_of(slug, machine_id)
+    def ahead(self, who: Waiting) -> Waiting | None:
+        """Return who stands before a machine, whether it is in the line already or not.
+
+        Whoever could not be tried stands before nobody.
+        """
+        return self.queue.ahead_of(who, self._now(), self._troubles)
 
     def count(self, slug: str) -> int:
         """Return how many machines of a project wait."""
-        return self._queue.count(slug)
+        return self.queue.count(slug)
 
     def since(self) -> dict[str, tuple[str, datetime]]:
         """Return everybody in the line: their project and when they were first queued."""
-        return {who: (waiting.slug, self._places[who].since) for who, waiting in self._queue.waiting.items()}
+        return {who: (waiting.slug, waiting.since) for who, waiting in self.queue.waiting.items()}
 
     async def catch_up(self) -> None:
-        """Read the line from the log's beginning to its present end."""
-        async with aclosing(self._log.follow(filters=FILTERS, stop_at_end=True)) as batches:
-            async for batch in batches:
-                self._hear(batch)
+        """Read the line from the log's beginning to its present end.
+
+        Without filters, of which the server is slow to follow several; what is not heard is not even parsed.
+        """
+        batches = self._log.follow_raw(batch=CATCH_UP_BATCH, stop_at_end=True)
+        async with aclosing(batches):
+            async for messages in batches:
+                self._hear([decode(message) for message in messages if _is_heard(message.subject)])
+                self._position = messages[-1].seq
         self._changed.set()
 
     async def listen(self) -> None:
@@ -113,8 +142,7 @@ class Line:
     async def serve(self) -> None:
         """Try whoever is first, again and again, for ever: when something was heard, and every `look_s`.
 
-        Whoever could not be tried is tried again after a pause that grows, and keeps nobody from being tried who does
-        not stand behind it.
+        Whoever could not be tried is tried again after a pause that grows; meanwhile nobody stands behind it.
         """
         while True:
             try:
@@ -124,6 +152,7 @@ class Line:
                 pass  # a period may have ended, which nobody says
             self._changed.clear()
             await self._try_all()
+            await self._say_shares()
 
     def health(self) -> Part:
         """Whether everybody who was tried was decided on; an error that nobody expected needs a human."""
@@ -132,16 +161,33 @@ class Line:
 
     def _pause_s(self) -> float:
         now = time.monotonic()
-        return max(0.0, min([self._look_s, *(trouble.until - now for trouble in self._troubles.values())]))
+        due = [trouble.until - now for trouble in self._troubles.values()]
+        if self._unsaid:
+            due.append(self._rebalance_at - now)
+        return max(0.0, min([self._look_s, *due]))
+
+    async def _say_shares(self) -> None:
+        """Say how what is scarce is shared, where that moved; a change within a second of the last is said after it."""
+        now = time.monotonic()
+        self._unsaid = bool(self.queue.rebalanced(self._now()))
+        if not self._unsaid:
+            return
+        if now < self._rebalance_at:
+            return
+        self._rebalance_at = now + REBALANCE_S_MIN
+        try:
+            await self._rebalance()
+        except KitError as error:
+            _log.warning("shares.unsaid", reason=str(error))
 
     async def _try_all(self) -> None:
         """Try everybody before whom nobody stands; when one goes that is heard, and the next is tried."""
-        for who, waiting in tuple(self._queue.waiting.items()):
-            place, trouble = self._places.get(who), self._troubles.get(who)
-            if place is None or self.ahead(waiting.slug, waiting.machine_id) is not None:
-                continue
-            if trouble is None or trouble.until <= time.monotonic():
-                await self._try_one(who, waiting, place.newest)
+        waiting, clock = self.queue.waiting, time.monotonic()
+        again = [waiting[who] for who, trouble in self._troubles.items() if trouble.until <= clock and who in waiting]
+        for each in (*again, *self.queue.firsts(self._now(), self._troubles)):
+            who = str(each.machine_id)
+            if who in self.queue.waiting:
+                await self._try_one(who, each, self._newest[who])
 
     async def _try_one(self, who: str, waiting: Waiting, newest: Recorded) -> None:
         try:
@@ -159,18 +205,22 @@ class Line:
         before = self._troubles.get(who)
         pause_s = min(PAUSE_MAX_S, before.pause_s * 2) if before else PAUSE_MIN_S
         trouble = _Trouble(pause_s, time.monotonic() + pause_s, bug)
-        if who in self._queue.waiting:
+        if who in self.queue.waiting:
             self._troubles[who] = trouble
         return trouble
 
     def _hear(self, batch: list[Recorded]) -> None:
         for recorded in batch:
             where = recorded.envelope.address
-            self._queue.hear(where, recorded.event)
+            self.queue.hear(where, recorded.event, recorded.recorded_at)
             self._position = recorded.seq
             if isinstance(recorded.event, MachineQueued):
-                place = self._places.setdefault(where.id, _Place(recorded.recorded_at, recorded))
-                place.newest = recorded
-            elif where.id not in self._queue.waiting:
-                self._places.pop(where.id, None)
+                self._newest[where.id] = recorded
+            elif where.id not in self.queue.waiting:
+                self._newest.pop(where.id, None)
                 self._troubles.pop(where.id, None)
+
+
+def _is_heard(subject: str) -> bool:
+    _, project, aggregate, who, name = subject.split(".", 4)
+    return name in _NAMES.get(aggregate, ()) or (aggregate == "budget" and who == HUB and project == HUB)

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from domain.budget.queue import Waiting
-from events import address
+from events import address, fresh
 from events.envelope import Cause, Recorded
 from events.machine import MachineQueued
 from events.words import Hold
@@ -35,13 +35,17 @@ class Tries:
             raise make()
 
 
+async def nothing() -> None:
+    """Say no shares."""
+
+
 @asynccontextmanager
 async def serving(client: Client, tries: Tries, look_s: float = 0.02) -> AsyncGenerator[Line]:
     """Serve a line in which each of two projects waits for its own account, the bad one first."""
     for who, slug in ((BAD, "bakery"), (GOOD, "florist")):
         said = MachineQueued(hold=Hold.BUDGET, node=slug)
         await client.bus.log.append(Write(address.machine(slug, who), 0, (said,)), cause=Cause("test"))
-    line = Line(client.bus.log, tries.attempt, look_s)
+    line = Line(client.bus.log, tries.attempt, nothing, look_s, 64, fresh.now)
     await line.catch_up()
     serve = asyncio.create_task(line.serve())
     try:

@@ -16,10 +16,13 @@ import pytest
 
 from cli.stack.nats import EmbeddedNats
 from domain.budget import Account
+from events import address
+from events.base import Event
 from events.budget import BudgetReleased, BudgetReserved, BudgetSettled
 from events.envelope import Recorded
 from events.ids import HUB
 from events.machine import MachineAdmitted, MachineDenied, MachineQueued
+from events.project import ProjectCreated
 from events.words import BudgetPeriod, Resource
 from schema.streams import BUDGET
 from services.budget.desk import Desk
@@ -32,6 +35,35 @@ from tests.harness import eventually
 ROOT = Path(__file__).resolve().parents[2]
 PROCESS_S = 60.0
 """For a process to start, or to work, on a machine that is busy with other tests."""
+
+
+GREEDINESS = {"bakery": "1", "florist": "0.50", "garage": "0.25", "webshop": "0.30", "zoo": "0"}
+
+
+async def test_50_requests_of_5_projects_on_a_budget_for_20_are_shared_by_greediness_by_two_instances(
+    client: Client, instances: Instances
+) -> None:
+    await instances.start()
+    await instances.start()
+    for slug, greediness in GREEDINESS.items():
+        await client.say(address.project(slug), ProjectCreated(greediness=Decimal(greediness)))
+    await client.set_budget(HUB, wanted("20"))
+    holder = await client.ask(request("20"), "holder")
+    await client.hears(MachineAdmitted, holder, "holder")
+    for number in range(50):
+        await client.ask(request("1"), tuple(GREEDINESS)[number % 5])
+    await eventually(lambda: said_of(client, MachineQueued, 50))
+    await client.end(holder, slug="holder")
+    await eventually(lambda: said_of(client, MachineAdmitted, 21))
+    went = Counter(each.envelope.address.project for each in await client.all("av.*.machine.*.MachineAdmitted"))
+    assert went == {"holder": 1, "bakery": 10, "florist": 5, "garage": 2, "webshop": 3}
+    assert money(await client.account(HUB)) == (0, 20)
+
+
+async def said_of(client: Client, kind: type[Event], many: int) -> bool:
+    """Whether this has been said of so many machines."""
+    said = await client.all(f"av.*.machine.*.{kind.type()}")
+    return len({recorded.envelope.address.id for recorded in said}) == many
 
 
 async def redeliver_soon(client: Client) -> None:

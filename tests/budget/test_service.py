@@ -130,7 +130,9 @@ async def test_a_small_request_right_after_a_large_one_does_not_overtake_it(
     assert (await client.hears(MachineQueued, small)).node == SHOP
 
 
-async def test_capacity_is_first_come_first_served_over_all_projects(client: Client, instances: Instances) -> None:
+async def test_of_projects_that_have_as_much_the_one_that_was_not_served_for_longest_is_next(
+    client: Client, instances: Instances
+) -> None:
     await instances.start(ONE)
     running = await client.ask(request())
     await client.hears(MachineAdmitted, running)
@@ -139,7 +141,7 @@ async def test_capacity_is_first_come_first_served_over_all_projects(client: Cli
         await client.hears(MachineQueued, who, slug)
     await client.end(running)
     order: list[UUID] = []
-    for who, slug in waiting:
+    for who, slug in (waiting[0], waiting[1], waiting[3], waiting[2]):
         await client.hears(MachineAdmitted, who, slug)
         await client.end(who, slug=slug)
         order.append(who)

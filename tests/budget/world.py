@@ -19,15 +19,16 @@ from domain.budget import (
     machine,
     opened,
 )
-from domain.budget.queue import Queue
+from domain.budget.machine import asks
+from domain.budget.queue import Queue, Waiting
 from domain.tariff import Tariff
 from events import address
 from events.address import Address
 from events.base import Event
 from events.budget import UNIT_OF, BudgetAllocated, BudgetEvent, BudgetRequested
 from events.ids import HUB, derived
-from events.machine import Limits, MachineEvent, MachineRequested
-from events.words import BudgetPeriod, MachineType, Resource, Unit
+from events.machine import Limits, MachineAdmitted, MachineEvent, MachineQueued, MachineRequested
+from events.words import BudgetPeriod, Hold, MachineType, Resource, Unit
 
 NOW = datetime(2026, 3, 4, 12, tzinfo=UTC)
 SHOP = "webshop"
@@ -85,13 +86,14 @@ class World:
     queued_max: int = 1_000
     now: datetime = NOW
     histories: defaultdict[Address, list[Event]] = field(default_factory=_histories)
-    queue: Queue = field(default_factory=Queue)
+    queue: Queue = field(default_factory=lambda: Queue(1_000))
+    """Heard with the world; how many machines may hold something is not one of its scarce things."""
 
     def happen(self, where: Address, *events: Event) -> None:
         for event in events:
             self.histories[where].append(event)
-            if where.aggregate == "machine":
-                self.queue.hear(where, event)
+            if where.aggregate != "budget" or where.id == HUB:
+                self.queue.hear(where, event, self.now)
 
     def account(self, node: str, slug: str = SHOP) -> Account:
         state = Account()
@@ -125,9 +127,32 @@ class World:
             self.now,
             self.tariff,
             self.machines_max,
-            self.queue.ahead_of(slug, who),
+            self.ahead_of(who, slug),
             queue_full=self.queue.count(slug) >= self.queued_max,
         )
+
+    def ahead_of(self, who: UUID, slug: str = SHOP) -> Waiting | None:
+        """Return who stands before a machine, queued or just requested."""
+        known = self.queue.waiting.get(str(who))
+        if known is None:
+            asked = self.machine(who, slug).request
+            comes = MachineQueued(
+                hold=Hold.BUDGET,
+                node=HUB,
+                wants=dict(asks(asked, self.tariff)) if asked else {},
+                greediness=asked.greediness if asked else None,
+            )
+            known = Waiting(slug, who, comes, self.now)
+        return self.queue.ahead_of(known, self.now)
+
+    def serve(self) -> list[tuple[str, MachineEvent]]:
+        """Try everybody who waits until nobody goes any more. Returns who was admitted, in order."""
+        went: list[tuple[str, MachineEvent]] = []
+        while True:
+            tried = [(each, self.admit(each.machine_id, each.slug)) for each in self.queue.firsts(self.now)]
+            if not (gone := [(each.slug, said) for each, said in tried if isinstance(said, MachineAdmitted)]):
+                return went
+            went += gone
 
     def admit(self, who: UUID, slug: str = SHOP) -> MachineEvent | None:
         """Return what is said of the machine; None when nothing is."""

@@ -91,7 +91,12 @@ def test_a_second_machine_waits_while_the_first_has_reserved_what_it_asks(world:
     world.set_budget(SHOP, wanted("5"))
     world.ask(ANN, request("4"))
     assert world.ask(BOB, request("2")) == MachineQueued(
-        hold=Hold.BUDGET, node=SHOP, resource=Resource.MONEY, asked=Decimal(2), available=Decimal(1)
+        hold=Hold.BUDGET,
+        node=SHOP,
+        resource=Resource.MONEY,
+        asked=Decimal(2),
+        available=Decimal(1),
+        wants={Resource.MONEY: Decimal(2), Resource.TIME: Decimal(1)},
     )
 
 
@@ -185,13 +190,21 @@ def test_who_waits_for_their_project_holds_up_nobody_elses(world: World) -> None
     assert isinstance(world.ask(CEM, request("1"), OTHER), MachineAdmitted)
 
 
-def test_who_waits_for_the_hub_is_before_everybody_who_comes_later(world: World) -> None:
-    world.set_budget(HUB, wanted("5"))
-    world.ask(ANN, request("4"))
-    world.ask(BOB, request("3"))
-    said = world.ask(CEM, request("1"), OTHER)
+def test_who_waits_for_the_hub_is_before_everybody_who_has_more_of_it(world: World) -> None:
+    world.set_budget(HUB, wanted("10"))
+    world.ask(ANN, request("6"))
+    world.ask(BOB, request("2"), OTHER)
+    world.ask(CEM, request("3"), OTHER)
+    said = world.ask(DEE, request("1"))
     assert isinstance(said, MachineQueued)
     assert said.node == HUB
+
+
+def test_who_has_less_of_the_hub_is_before_those_who_wait_there_already(world: World) -> None:
+    world.set_budget(HUB, wanted("5"))
+    world.ask(ANN, request("4"))
+    assert isinstance(world.ask(BOB, request("3")), MachineQueued)
+    assert isinstance(world.ask(CEM, request("1"), OTHER), MachineAdmitted)
 
 
 def test_who_stands_behind_their_own_project_at_the_hub_does_not_hold_up_others_there(world: World) -> None:
@@ -201,12 +214,17 @@ def test_who_stands_behind_their_own_project_at_the_hub_does_not_hold_up_others_
     world.ask(BOB, request("3"))
     behind = world.ask(CEM, request("3"))
     assert isinstance(behind, MachineQueued)
-    assert behind.node == SHOP
+    assert behind.node == HUB
     ended(world, ANN, slug=OTHER)
     world.settle(ANN, OTHER)
     assert isinstance(world.admit(BOB), MachineAdmitted)
     assert world.admit(CEM) == MachineQueued(
-        hold=Hold.BUDGET, node=SHOP, resource=Resource.MONEY, asked=Decimal(3), available=Decimal(0)
+        hold=Hold.BUDGET,
+        node=SHOP,
+        resource=Resource.MONEY,
+        asked=Decimal(3),
+        available=Decimal(0),
+        wants={Resource.MONEY: Decimal(3), Resource.TIME: Decimal(1)},
     )
     assert isinstance(world.ask(DEE, request("1"), OTHER), MachineAdmitted)
 
@@ -321,6 +339,6 @@ def test_a_project_whose_line_is_full_is_told_at_once_and_nobody_else_is(world: 
     assert refused.outcome is Outcome.DENIED
     assert "as many machines of webshop wait as may" in refused.reason
     assert isinstance(world.ask(machine_id(4), request(), "bakery"), MachineQueued)
-    assert world.admit(first) is None, "who stands in the line already stays"
+    assert isinstance(world.admit(first), MachineQueued), "who stands in the line already stays"
     world.machines_max = 10
-    assert isinstance(world.admit(first), MachineAdmitted)
+    assert [slug for slug, _ in world.serve()] == ["bakery", SHOP, SHOP]
