@@ -48,11 +48,11 @@ class InFlight:
         _less(self._held, machine_id)
 
     def open_of(self, machine_id: UUID) -> int:
-        return self._open[machine_id] if machine_id in self._open else 0
+        return self._open.get(machine_id, 0)
 
     def streaming_of(self, machine_id: UUID) -> int:
         """How many are with a provider now: the machine may get an answer at any time."""
-        return self.open_of(machine_id) - (self._held[machine_id] if machine_id in self._held else 0)
+        return self.open_of(machine_id) - self._held.get(machine_id, 0)
 
     @property
     def total(self) -> int:
