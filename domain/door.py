@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
+from domain.completion import DefaultModels, complete
 from domain.project import Project
 from domain.refusal import cut, from_validation, unknown_type
 from events import registry
@@ -38,6 +39,11 @@ CLIENT_ID_CHARS_MAX = 200
 DEPTH_MAX = 64
 """How deep what was read is looked through for odd characters; the models are far flatter."""
 NO_PROJECT = Project()
+_INSTALL = {
+    MachineType.CLAUDE_CODE: "or install Claude Code where machines run: npm install -g @anthropic-ai/claude-code",
+    MachineType.QWEN_CODER: "or install Qwen Code where machines run: npm install -g @qwen-code/qwen-code",
+    MachineType.AIDER: "or install Aider where machines run: pipx install aider-chat",
+}
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
@@ -184,10 +190,19 @@ def checkpoint_named(request: Request) -> UUID | None:
             return None
 
 
+def completed(request: Request, project: Project, models: DefaultModels) -> Request | Problem:
+    """Return the request as it is to stand in the log: a machine's with what its project says of machines."""
+    if not isinstance(request.event, MachineRequested) or not project.exists:
+        return request
+    event = complete(request.event, project.agent_policy, models)
+    return event if isinstance(event, Problem) else Request(request.address, event)
+
+
 def judge(request: Request, facts: Facts, machine_types: frozenset[MachineType]) -> Problem | None:
     """Return why a request cannot be let in as things stand; None lets it in."""
     return (
         _project_problem(request, facts.project)
+        or _policy_problem(request.event)
         or _runner_problem(request.event, machine_types)
         or _machine_problem(request, facts)
         or _checkpoint_problem(request, facts)
@@ -251,6 +266,25 @@ def _project_problem(request: Request, project: Project) -> Problem | None:
     return None
 
 
+def _policy_problem(event: Event) -> Problem | None:
+    """Whether a rule of a project's checkpoint policy is a pattern that nothing can be searched with."""
+    if not isinstance(event, ProjectCreated | ProjectUpdated) or event.checkpoint_policy is None:
+        return None
+    for number, rule in enumerate(event.checkpoint_policy.risk_rules):
+        for name, pattern in (("tool", rule.tool), ("input", rule.input)):
+            try:
+                re.compile(pattern)
+            except (re.error, OverflowError, RecursionError) as error:
+                return Problem(
+                    code="bad_body",
+                    message=cut(f"risk rule {number + 1} has a {name} that is no regular expression: {error}", 1_000),
+                    field=f"checkpoint_policy.risk_rules.{number}.{name}",
+                    value=cut(pattern, 400),
+                    remedy="write it as for Python's re",
+                )
+    return None
+
+
 def _runner_problem(event: Event, machine_types: frozenset[MachineType]) -> Problem | None:
     if not isinstance(event, MachineRequested) or event.machine_type in machine_types:
         return None
@@ -261,7 +295,7 @@ def _runner_problem(event: Event, machine_types: frozenset[MachineType]) -> Prob
         field="machine_type",
         value=event.machine_type,
         limit=runnable,
-        remedy=f"use one of: {runnable}",
+        remedy=f"use one of: {runnable}" + (f"; {howto}" if (howto := _INSTALL.get(event.machine_type)) else ""),
     )
 
 

@@ -92,7 +92,8 @@ class MachineRequested(MachineEvent):
     phase: ClassVar[Phase | None] = Phase.REQUESTED
 
     goal: Goal
-    machine_type: MachineType
+    machine_type: MachineType = MachineType.SHELL
+    """Left out when asking: the project's. In the log it is always decided, as are limits, environment and model."""
     from_checkpoint_id: Id | None = None
     files: Annotated[tuple[InjectedFile, ...], Field(max_length=FILES_MAX)] = ()
     limits: Limits = Limits()

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from domain import project
+from domain.completion import DefaultModels, is_completed
 from domain.door import (
     Facts,
     Request,
     Thing,
     checkpoint_named,
+    completed,
     evolve_checkpoint,
     evolve_machine,
     judge,
@@ -43,9 +45,12 @@ class Admitted:
 class Admission:
     """The facts of the door, read from the log alone; requests to one aggregate are taken one after the other."""
 
-    def __init__(self, log: Log, machine_types: frozenset[MachineType], *, deadline_s: float) -> None:
+    def __init__(
+        self, log: Log, machine_types: frozenset[MachineType], models: DefaultModels, *, deadline_s: float
+    ) -> None:
         self._log = log
         self._machine_types = machine_types
+        self._models = models
         self._deadline_s = deadline_s
         self._projects = Repository(log, Project, project.evolve)
         self._machines = Repository(log, Thing, evolve_machine)
@@ -74,13 +79,13 @@ class Admission:
         facts = await self._facts(request)
         seq = last.seq if last else 0
         if last and (prior := await self._prior(request, event_id)):
-            if prior.event != request.event:
+            if not is_completed(request.event, prior.event):
                 return id_reused(event_id, prior.seq)
             return Admitted(prior.seq, event_id, duplicate=True)
-        problem = judge(request, facts(is_new=not last), self._machine_types)
-        if problem is not None:
-            return problem
-        write = Write(request.address, seq, (request.event,), (event_id,))
+        whole = self._whole(request, facts(is_new=not last))
+        if isinstance(whole, Problem):
+            return whole
+        write = Write(request.address, seq, (whole.event,), (event_id,))
         try:
             appended = await self._log.append(write, cause=cause, deadline_s=self._deadline_s)
         except IdReused as error:
@@ -90,6 +95,12 @@ class Admission:
         except Refused as error:
             return Problem(code="refused", message=str(error)[:1_000])
         return Admitted(appended.seq, event_id, duplicate=False)
+
+    def _whole(self, request: Request, facts: Facts) -> Request | Problem:
+        """Return the request as it goes into the log, or why it does not."""
+        whole = completed(request, facts.project, self._models)
+        judged = whole if isinstance(whole, Request) else request
+        return judge(judged, facts, self._machine_types) or whole
 
     async def _prior(self, request: Request, event_id: UUID) -> Recorded | None:
         """Find the id among what was said so before."""

@@ -40,7 +40,10 @@ class Intake:
         self._exits = AsyncExitStack()
         self._rate = Rate(per_s=settings.door_rate_per_s, burst=settings.door_burst, clock=time.monotonic)
         self._admission = Admission(
-            bus.log, frozenset(settings.machine_types_enabled), deadline_s=settings.door_append_deadline_s
+            bus.log,
+            frozenset(settings.machine_types_enabled),
+            settings.default_models,
+            deadline_s=settings.door_append_deadline_s,
         )
         published = Published(bus, self._admission, self._rate, full_delay_s=settings.door_full_delay_s)
         self._reactors = Reactors(bus, self.name, self.metrics)

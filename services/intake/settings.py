@@ -5,12 +5,21 @@ from pydantic import Field
 from events.words import MachineType
 from services.kit.settings import ServiceSettings
 
+DEFAULT_MODELS = {
+    MachineType.CLAUDE_API: "claude-haiku-4-5",
+    MachineType.CLAUDE_CODE: "claude-sonnet-4-5",
+    MachineType.AIDER: "claude-sonnet-4-5",
+    MachineType.QWEN_CODER: "qwen3-coder-plus",
+}
+
 
 class IntakeSettings(ServiceSettings):
     """How the door is kept."""
 
     machine_types_enabled: tuple[MachineType, ...] = (MachineType.SHELL,)
     """What can be run here; everything else is refused at the door."""
+    default_models: dict[MachineType, str] = DEFAULT_MODELS
+    """The model by machine type where neither the request nor the project names one; JSON in the environment."""
     door_rate_per_s: float = Field(default=500.0, gt=0)
     """Knocks of one project in the long run."""
     door_burst: int = Field(default=2_000, ge=1)

@@ -283,7 +283,7 @@ async def test_a_knock_delivered_again_after_its_append_is_not_appended_twice(do
     seq = await door.publish(subject, GOAL, {"ce-id": "order-1"})
     await door.handled()
     assert seq
-    admission = Admission(bus.log, frozenset(MachineType), deadline_s=5)
+    admission = Admission(bus.log, frozenset(MachineType), {}, deadline_s=5)
     of = (await door.of("MachineRequested"))[0]
     request = Request(of.envelope.address, of.event)
     sender = Sender("project:webshop", "project:webshop")
