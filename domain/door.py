@@ -14,7 +14,7 @@ from domain.refusal import cut, from_validation, unknown_type
 from events import registry
 from events.address import Address, BadSubject, parse
 from events.base import BODY_BYTES_MAX, Event
-from events.budget import BudgetRequested
+from events.budget import BudgetRequested, BudgetTopUpRequested
 from events.checkpoint import (
     CheckpointCorrupted,
     CheckpointPinned,
@@ -139,13 +139,13 @@ def _misaddressed(request: Request) -> Problem | None:
         return _misaddressed_to_hub(request)
     if isinstance(event, ProjectCreated | ProjectUpdated | ProjectArchived):
         return None if address.id == address.project else _bad_subject("a project's id is its slug", address.id)
-    if isinstance(event, BudgetRequested) and address.id == address.project:
+    if isinstance(event, BudgetRequested | BudgetTopUpRequested) and address.id == address.project:
         return None
     return _not_a_uuid(address.id)
 
 
 def _misaddressed_to_hub(request: Request) -> Problem | None:
-    if not isinstance(request.event, BudgetRequested):
+    if not isinstance(request.event, BudgetRequested | BudgetTopUpRequested):
         message = f"{request.event.type()} cannot be said of {HUB}, which is no project"
         return Problem(code="not_allowed", message=message, field="project", value=HUB)
     if request.address.id != HUB:
@@ -169,7 +169,7 @@ def machine_named(request: Request) -> UUID | None:
             return UUID(address.id)
         case CheckpointRequested(machine_id=machine_id):
             return machine_id
-        case BudgetRequested() if address.id not in {HUB, address.project}:
+        case BudgetRequested() | BudgetTopUpRequested() if address.id not in {HUB, address.project}:
             return UUID(address.id)
         case _:
             return None

@@ -166,7 +166,7 @@ BUDGET = Durable(
     name="budget",
     filters=(
         *_of("machine", "MachineRequested", "MachineStopRequested", "MachineEnded"),
-        *_of("budget", "BudgetRequested"),
+        *_of("budget", "BudgetRequested", "BudgetTopUpRequested"),
         TIMER_FILTER,
     ),
 )
