@@ -15,7 +15,9 @@ from events.agent import AgentProgressed
 
 Json: TypeAlias = Mapping[str, object]
 
-WRITES = frozenset({"Write", "Edit", "MultiEdit", "NotebookEdit", "write_file", "edit", "replace", "notebook_edit"})
+WRITES = frozenset(
+    {"Write", "Edit", "MultiEdit", "NotebookEdit", "write_file", "write", "edit", "replace", "notebook_edit"}
+)
 """Tools that change the file they name."""
 _TELLS = ("command", "file_path", "notebook_path", "absolute_path", "path", "pattern", "url", "query", "description")
 """Inputs that say what a call is about, the best first."""

@@ -1,5 +1,6 @@
 """The interpreter that runs the built-in agent in a sandbox: ours, with its packages, seen there read-only."""
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -13,6 +14,7 @@ PACKAGE = "anthropic"
 COMPILE_DEADLINE_S = 120.0
 
 
+@functools.cache
 def own_python() -> AgentTool | None:
     """Return our interpreter with what it needs; None: it has no `anthropic`.
 

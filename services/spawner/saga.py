@@ -16,6 +16,7 @@ from events.machine import Limits
 from events.words import MachineType
 from hypervisors.port import Hypervisor, Usage, Vm
 from services.kit.credentials import CredentialSource, MachineCredentials
+from services.spawner.own_python import own_python
 from services.spawner.settings import SpawnerSettings
 
 DEADLINE_MIN_S = 1.0
@@ -123,6 +124,7 @@ class Saga:
             policy=project.policy,
             agent_policy=project.agent_policy,
             model=request.model,
+            tool=own_python() if request.machine_type is MachineType.CLAUDE_API else None,
             gateway_url="" if request.machine_type is MachineType.SHELL else settings.agent_gateway_url,
             deadline_in_s=max(DEADLINE_MIN_S, goal_left_s(machine, now)),
             nats_url=settings.agent_nats_url or settings.nats_url,
