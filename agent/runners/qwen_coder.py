@@ -8,6 +8,15 @@ from agent.runners.stream_json import StreamJsonReader
 from events.agent import AgentSpec
 
 SETTINGS = ".qwen/settings.json"
+OUTPUT_TOKENS_MAX = 16_384
+"""Of one answer. Each call is paid for in advance as if it were so long; Qwen Code asks for 32,000 to 64,000 itself."""
+
+_RUN = """
+copy_from=$1 copy_to=$2 other=$3 own=$4; shift 4
+if [ -n "$copy_from" ] && [ ! -e "$copy_to" ]; then sed "s/$other/$own/g" "$copy_from" > "$copy_to" || exit 1; fi
+exec "$@"
+"""
+"""A fork under an id of our choice: Qwen Code itself chooses one, and would not say it before the first word."""
 
 
 class QwenCoderRunner:
@@ -22,6 +31,7 @@ class QwenCoderRunner:
         protocol, settings = _upstream(spec, spec.model)
         return Program(
             argv=(
+                *_forked(spec, start),
                 *spec.tool.command,
                 "--yolo",
                 "--output-format",
@@ -30,15 +40,22 @@ class QwenCoderRunner:
                 protocol,
                 "--model",
                 spec.model,
-                *_conversation(start),
+                "--session-id" if start.mode == "fresh" else "--resume",
+                str(start.session_id),
             ),
-            env={**spec.env, **settings, "QWEN_CODE_SUPPRESS_YOLO_WARNING": "1", "NO_UPDATE_NOTIFIER": "1"},
+            env={
+                "QWEN_CODE_MAX_OUTPUT_TOKENS": str(OUTPUT_TOKENS_MAX),
+                **spec.env,
+                **settings,
+                "QWEN_CODE_SUPPRESS_YOLO_WARNING": "1",
+                "NO_UPDATE_NOTIFIER": "1",
+            },
             stdin=start.prompt(spec.goal),
             files={SETTINGS: json.dumps(_SETTINGS)},
         )
 
     def transcripts(self, spec: AgentSpec, session_id: UUID) -> tuple[str, ...]:
-        return (f"home/.qwen/projects/{spec.runner_workspace.replace('/', '-')}/chats/{session_id}.jsonl",)
+        return (f"home/{_chat(spec, session_id)}",)
 
     def reader(self, spec: AgentSpec) -> StreamJsonReader:
         del spec
@@ -63,12 +80,13 @@ def _upstream(spec: AgentSpec, model: str) -> tuple[str, dict[str, str]]:
     }
 
 
-def _conversation(start: Start) -> tuple[str, ...]:
-    own = str(start.session_id)
-    match start.mode:
-        case "fresh":
-            return ("--session-id", own)
-        case "resume":
-            return ("--resume", own)
-        case "fork":
-            return ("--resume", str(start.forked_from), "--fork-session", "--session-id", own)
+def _chat(spec: AgentSpec, session_id: UUID) -> str:
+    return f".qwen/projects/{spec.runner_workspace.replace('/', '-')}/chats/{session_id}.jsonl"
+
+
+def _forked(spec: AgentSpec, start: Start) -> tuple[str, ...]:
+    """What runs before Qwen Code where it goes on from a copy of another conversation."""
+    if start.mode != "fork" or start.forked_from is None:
+        return ()
+    chats = [f"{spec.runner_home}/{_chat(spec, each)}" for each in (start.forked_from, start.session_id)]
+    return ("bash", "-c", _RUN, "qwen", *chats, str(start.forked_from), str(start.session_id))

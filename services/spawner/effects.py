@@ -31,6 +31,7 @@ from services.kit.credentials import CredentialsRefused
 from services.spawner.desk import Advance, Desk
 from services.spawner.saga import Saga, Spawn
 from services.spawner.settings import SpawnerSettings
+from services.spawner.tools import Tools
 from services.spawner.watch import Watch
 
 _STOPPED_AS: dict[Outcome | None, Literal["expired", "parked"]] = {Outcome.EXPIRED: "expired", None: "parked"}
@@ -49,6 +50,7 @@ class Effects:
         self._hypervisor = hypervisor
         self._settings = settings
         self._tariff = tariff
+        self._tools = Tools(settings)
         self._claims: dict[UUID, at.Address] = {}
         self._starts = asyncio.Semaphore(settings.starts_max)
         self.host_is_fit = False
@@ -202,9 +204,11 @@ class Effects:
         known = watch.known
         if known.machine.phase is not Phase.PROVISIONING or known.machine.epoch != spawn.epoch:
             return True
-        spawn.spec = self._saga.spec(known, self._project(watch), now())
         watch.booted.clear()
         try:
+            request = known.machine.request
+            tool = await self._tools.tool_of(request.machine_type) if request else None
+            spawn.spec = self._saga.spec(known, self._project(watch), now(), tool)
             await self._saga.run(spawn)
             assert spawn.vm is not None, "the last step makes it"
             booted = c.Booted(spawn.epoch, spawn.vm.vm_id, spawn.vm.enforcement)

@@ -11,12 +11,11 @@ from uuid import UUID
 
 from domain.machine_state import Machine, goal_left_s
 from domain.overview import Known, Project
-from events.agent import MachineSpec
+from events.agent import AgentTool, MachineSpec
 from events.machine import Limits
 from events.words import MachineType
 from hypervisors.port import Hypervisor, Usage, Vm
 from services.kit.credentials import CredentialSource, MachineCredentials
-from services.spawner.own_python import own_python
 from services.spawner.settings import SpawnerSettings
 
 DEADLINE_MIN_S = 1.0
@@ -104,7 +103,7 @@ class Saga:
         ttl_s = limits.deadline_s + self._settings.credential_slack_s
         return Spawn(known.address.project, known.machine_id, epoch, ttl_s)
 
-    def spec(self, known: Known, project: Project, now: datetime) -> MachineSpec:
+    def spec(self, known: Known, project: Project, now: datetime, tool: AgentTool | None = None) -> MachineSpec:
         """What the hypervisor is asked for, by what the log says of the machine."""
         machine, settings = known.machine, self._settings
         request, incarnation = machine.request, machine.incarnation
@@ -124,7 +123,7 @@ class Saga:
             policy=project.policy,
             agent_policy=project.agent_policy,
             model=request.model,
-            tool=own_python() if request.machine_type is MachineType.CLAUDE_API else None,
+            tool=tool,
             gateway_url="" if request.machine_type is MachineType.SHELL else settings.agent_gateway_url,
             deadline_in_s=max(DEADLINE_MIN_S, goal_left_s(machine, now)),
             nats_url=settings.agent_nats_url or settings.nats_url,

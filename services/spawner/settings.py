@@ -21,8 +21,22 @@ class SpawnerSettings(ServiceSettings):
     """What a virtual core costs by the hour, CAD; the budget's, which holds by it, must be the same."""
     gib_hour_cad: Decimal = Field(default=Tariff().gib_hour_cad, ge=0, le=CAD_PER_HOUR_MAX, decimal_places=9)
     """What a GiB of memory costs by the hour, CAD."""
-    runners: tuple[MachineType, ...] = (MachineType.SHELL,)
-    """Machine types that the agent has a runner for; another type ends as failed."""
+    runners: tuple[MachineType, ...] = (
+        MachineType.SHELL,
+        MachineType.CLAUDE_API,
+        MachineType.CLAUDE_CODE,
+        MachineType.QWEN_CODER,
+        MachineType.AIDER,
+    )
+    """Machine types that this host offers; another type ends as failed, and so does one whose program is not here."""
+    claude_code: str = ""
+    """The native program of Claude Code; empty: `claude` on PATH."""
+    qwen_code: str = ""
+    """`cli-entry.js` of Qwen Code; empty: `qwen` on PATH."""
+    node: str = ""
+    """Node 22 or later, which runs Qwen Code; empty: `node` on PATH."""
+    aider: str = ""
+    """`bin/aider` of an environment of its own; empty: `aider` on PATH."""
     store: str = ""
     """Where agents find the chunk store: a directory path or a URL."""
     agent_nats_url: str = ""
