@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cli.exits import CliError
@@ -28,14 +29,27 @@ class Finding:
 
 def findings() -> Iterator[Finding]:
     """Look at everything; a check that itself fails is a finding too."""
-    checks: tuple[Callable[[], Finding], ...] = (_python, _nats, _postgres, _namespaces, _disk, _sandbox, _hub)
+    checks: tuple[Callable[[], Finding], ...] = (
+        _python,
+        _nats,
+        _postgres,
+        _namespaces,
+        _disk,
+        _sandbox,
+        *_AGENTS,
+        _hub,
+    )
     for check in checks:
         try:
             yield check()
         except CliError as error:
-            yield Finding(check.__name__.strip("_"), ok=False, detail=error.message, remedy=error.remedy)
+            yield Finding(_name(check), ok=False, detail=error.message, remedy=error.remedy)
         except Exception as error:  # noqa: BLE001  # what cannot even be looked at is what a user wants to be told
-            yield Finding(check.__name__.strip("_"), ok=False, detail=f"{type(error).__name__}: {error}")
+            yield Finding(_name(check), ok=False, detail=f"{type(error).__name__}: {error}")
+
+
+def _name(check: Callable[[], Finding]) -> str:
+    return getattr(check, "__name__", "agent").strip("_")
 
 
 def _python() -> Finding:
@@ -88,6 +102,26 @@ def _sandbox() -> Finding:
         )
 
     return asyncio.run(test())
+
+
+def _agent(machine_type: str) -> Finding:
+    """An agent that is not here is no fault of the host: its type of machine is refused, with the same words."""
+    from events.words import MachineType  # noqa: PLC0415
+    from services.spawner.settings import SpawnerSettings  # noqa: PLC0415
+    from services.spawner.tools import ToolMissing, Tools  # noqa: PLC0415
+
+    name = f"agent {machine_type}"
+    try:
+        tool = Tools(SpawnerSettings()).find(MachineType(machine_type))
+    except ToolMissing as missing:
+        return Finding(name, ok=True, detail=f"not offered, {missing.what}", remedy=missing.remedy)
+    assert tool is not None, "these agents are programs"
+    return Finding(name, ok=True, detail=f"{tool.version}, {' '.join(tool.command)}")
+
+
+_AGENTS: tuple[Callable[[], Finding], ...] = tuple(
+    partial(_agent, each) for each in ("claude_code", "qwen_coder", "aider")
+)
 
 
 def _hub() -> Finding:
