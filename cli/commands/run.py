@@ -36,7 +36,9 @@ def run(
     goal: Annotated[
         str, typer.Argument(help="What the machine is to do; for a shell, a bash script.", show_default=False)
     ],
-    machine_type: Annotated[str, typer.Option("--type", "-t", help=f"What pursues the goal: {TYPES}.")] = "shell",
+    machine_type: Annotated[
+        str | None, typer.Option("--type", "-t", help=f"What pursues the goal: {TYPES}; else the project's agent.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="The model of an AI agent; else the project's or the hub's.")
     ] = None,
@@ -58,7 +60,11 @@ def run(
         raise CliError(Exit.USAGE, "the goal is empty", remedy=f'autovibe run {project} "make test"')
     hub = connect()
     limits = _limits(cpu, memory, disk, processes, deadline)
-    body: dict[str, object] = {"project": project, "machine_type": machine_type, "goal": goal, "limits": limits}
+    body: dict[str, object] = {"project": project, "goal": goal}
+    if limits:
+        body["limits"] = limits
+    if machine_type:
+        body["machine_type"] = machine_type
     if model:
         body["model"] = model
     if source:

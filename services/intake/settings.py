@@ -16,7 +16,13 @@ DEFAULT_MODELS = {
 class IntakeSettings(ServiceSettings):
     """How the door is kept."""
 
-    machine_types_enabled: tuple[MachineType, ...] = (MachineType.SHELL,)
+    machine_types_enabled: tuple[MachineType, ...] = (
+        MachineType.SHELL,
+        MachineType.CLAUDE_API,
+        MachineType.CLAUDE_CODE,
+        MachineType.QWEN_CODER,
+        MachineType.AIDER,
+    )
     """What can be run here; everything else is refused at the door."""
     default_models: dict[MachineType, str] = DEFAULT_MODELS
     """The model by machine type where neither the request nor the project names one; JSON in the environment."""

@@ -122,13 +122,10 @@ async def test_the_log_has_the_whole_request_and_its_repetition_is_a_duplicate(d
     assert (again.seq, again.duplicate) == (first.seq, True)
 
 
-async def test_a_type_that_the_project_wants_and_the_hub_cannot_run_is_refused_with_how_to_install_it(
-    door: Knocker,
-) -> None:
+async def test_a_type_that_the_project_wants_and_the_hub_cannot_run_is_refused_with_those_it_can(door: Knocker) -> None:
     await given_project(door.bus, "webshop")
-    wanted = {"agent_policy": {"machine_type": "claude_code"}}
-    await door.ask("webshop.project.webshop.ProjectUpdated", wanted)
+    await door.ask("webshop.project.webshop.ProjectUpdated", {"agent_policy": {"machine_type": "hub"}})
     answer = await door.ask(f"webshop.machine.{UUID(int=7)}.MachineRequested", {"goal": "make test"})
     assert answer.problem
     assert answer.problem.code == "not_runnable"
-    assert "install" in (answer.problem.remedy or "")
+    assert "claude_code" in (answer.problem.remedy or "")

@@ -103,7 +103,7 @@ async def test_a_machine_is_requested_once_whatever_the_id(door: Knocker) -> Non
         ("webshop.machine.{id}.MachineRequested", GOAL | {"goal": 7}, "bad_body"),
         ("webshop.machine.{id}.MachineRequested", GOAL | {"goal": "x" * 100_000}, "bad_body"),
         ("webshop.machine.{id}.MachineRequested", GOAL | {"machine_type": "toaster"}, "bad_body"),
-        ("webshop.machine.{id}.MachineRequested", GOAL | {"machine_type": "aider"}, "not_runnable"),
+        ("webshop.machine.{id}.MachineRequested", GOAL | {"machine_type": "hub"}, "not_runnable"),
         ("webshop.machine.{id}.MachineRequested", GOAL | {"budget": "-1"}, "bad_body"),
         ("webshop.machine.{id}.MachineRequested", GOAL | {"budget": "NaN"}, "bad_body"),
         ("webshop.machine.{id}.MachineRequested", GOAL | {"budget": 1.5}, "bad_body"),
