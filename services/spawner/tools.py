@@ -159,7 +159,9 @@ def look(settings: ToolSettings) -> list[Looked]:
 def _built_in() -> AgentTool:
     tool = own_python()
     if tool is None:
-        raise ToolMissing("the built-in agent needs the package anthropic, which is not in the hub's environment", OWN_REMEDY)
+        raise ToolMissing(
+            "the built-in agent needs the package anthropic, which is not in the hub's environment", OWN_REMEDY
+        )
     return tool
 
 
