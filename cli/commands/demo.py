@@ -56,6 +56,8 @@ def demo(
             "0",
             "--store-port",
             "0",
+            "--gateway-port",
+            "0",
             "--nats-port",
             "0",
             "--json",

@@ -26,3 +26,4 @@ class Places:
     host: str
     http_port: int
     store_port: int
+    gateway_port: int

@@ -14,6 +14,7 @@ from hypervisors.local.driver import LocalHypervisor, LocalSettings
 from hypervisors.port import Hypervisor
 from services.budget import app as budget
 from services.checkpointer import app as checkpointer
+from services.gateway import app as gateway
 from services.hub import app as hub
 from services.intake import app as intake
 from services.issuer import app as issuer
@@ -75,9 +76,17 @@ async def _services(stack: AsyncExitStack, places: Places, hypervisor: Hyperviso
             ),
             store,
         ),
+        "gateway": lambda bus: gateway.create_app(
+            bus,
+            gateway.GatewaySettings(gateway_host=places.host, gateway_port=places.gateway_port, **_common(places)),
+        ),
         "spawner": lambda bus: spawner.create_app(
             bus,
-            spawner.SpawnerSettings(store=str(places.store), **_common(places)),
+            spawner.SpawnerSettings(
+                store=str(places.store),
+                agent_gateway_url=f"http://{places.host}:{places.gateway_port}",
+                **_common(places),
+            ),
             hypervisor,
             IssuerClient(bus.nc),
             tariff.tariff,

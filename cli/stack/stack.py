@@ -55,6 +55,7 @@ class StackOptions:
     http_port: int = 8000
     """0: any free one; as for the others."""
     store_port: int = 8001
+    gateway_port: int = 8002
     nats_port: int = 4222
     nats_url: str | None = None
     """A server that is already there, instead of an embedded one."""
@@ -124,6 +125,7 @@ async def _servers(stack: AsyncExitStack, options: StackOptions) -> Places:
         host=options.host,
         http_port=_port(options.host, options.http_port, "--port"),
         store_port=_port(options.host, options.store_port, "--store-port"),
+        gateway_port=_port(options.host, options.gateway_port, "--gateway-port"),
     )
 
 
@@ -211,6 +213,6 @@ def _port(host: str, port: int, option: str) -> int:
             raise CliError(
                 Exit.FAILED,
                 f"{host}:{port} cannot be listened on: {error.strerror}",
-                remedy=f"{option} 0 takes a free one; all free: --port 0 --store-port 0 --nats-port 0",
+                remedy=f"{option} 0 takes a free one; all free: --port 0 --store-port 0 --gateway-port 0 --nats-port 0",
             ) from error
         return int(probe.getsockname()[1])

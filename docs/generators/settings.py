@@ -11,6 +11,7 @@ from docs.generators.markdown import code, page, table
 from docs.generators.source import attribute_docs
 from services.budget.settings import BudgetSettings
 from services.checkpointer.settings import CheckpointerSettings
+from services.gateway.settings import GatewaySettings
 from services.hub.settings import HubSettings
 from services.intake.settings import IntakeSettings
 from services.issuer.settings import IssuerSettings
@@ -25,6 +26,7 @@ SERVICES: dict[str, type[ServiceSettings]] = {
     "intake": IntakeSettings,
     "budget": BudgetSettings,
     "checkpointer": CheckpointerSettings,
+    "gateway": GatewaySettings,
     "spawner": LocalSpawnerSettings,
     "projector": ProjectorSettings,
     "query": QuerySettings,

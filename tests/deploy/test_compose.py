@@ -17,7 +17,7 @@ from cli.stack import binaries
 from services.issuer import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = {"issuer", "hub", "intake", "budget", "checkpointer", "spawner", "projector", "query"}
+OURS = {"issuer", "hub", "intake", "budget", "checkpointer", "gateway", "spawner", "projector", "query"}
 LINTER = "dclint@3.1.0"
 NOT_ASKED = ("no-build-and-image", "service-image-require-explicit-tag")
 """Building and naming an image is how it gets its name; its version is the checkout's."""

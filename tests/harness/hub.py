@@ -64,7 +64,7 @@ class RunningHub:
 
     async def start(self) -> None:
         """Start it and return when it says that it is ready."""
-        ports = ("--port", "0", "--store-port", "0", "--nats-port", "0")
+        ports = ("--port", "0", "--store-port", "0", "--gateway-port", "0", "--nats-port", "0")
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "cli", "dev", "--data", str(self.data), *ports, "--json", *self._arguments),
             stdout=asyncio.subprocess.PIPE,
