@@ -1,13 +1,14 @@
 """The read models folded once more, in plain Python, one event at a time: what the SQL must come to."""
 
+import hashlib
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, cast
 from uuid import UUID
 
-from events import budget, checkpoint, credential, hub, machine, project
+from events import budget, call, checkpoint, credential, hub, machine, project
 from events.base import Event
 from events.budget import UNIT_OF
 from events.ids import HUB, project_uuid
@@ -48,9 +49,9 @@ def _without_nul(value: Any) -> Any:  # noqa: ANN401 # any JSON
 class _World:
     def __init__(self) -> None:
         names = "projects intelligent_machines checkpoints resource_usage usage_totals budget_reservations"
-        names += " resource_budgets credentials hub_instances"
+        names += " budget_reservation_lines resource_budgets credentials hub_instances"
         self.tables: Tables = {name: {} for name in names.split()}
-        self._lines: dict[tuple[Any, ...], budget.Lines] = {}
+        self._calls: dict[tuple[str, str, str], list[Row]] = {}
         self.seq = 0
         self.at = recorded_at(0)
 
@@ -67,6 +68,8 @@ class _World:
                 self._machine(where.project, UUID(where.id), event, body)
             case checkpoint.CheckpointEvent():
                 self._checkpoint(where.project, UUID(where.id), event, body)
+            case call.CallSettled() | call.CallCorrected():
+                self._call(where.project, where.id, event, body)
             case budget.BudgetEvent():
                 self._budget(where.project, where.id, event)
             case credential.CredentialEvent():
@@ -193,6 +196,7 @@ class _World:
             row |= {"phase": event.phase.value, "status": STATUS_OF_PHASE[event.phase].value}
         row["epoch"] = max(row["epoch"], body.get("epoch", 0))
         row["holds"] = sorted(_held(set(row["holds"]), event))
+        row |= _explained(event, body)
         row |= self._changes(row, uuid, event, body) | {"updated_at": self.at, "last_seq": self.seq}
 
     def _changes(self, row: Row, uuid: UUID, event: machine.MachineEvent, body: Row) -> Row:  # noqa: PLR0911 # a return per event
@@ -259,6 +263,8 @@ class _World:
             "resource_constraints": body["limits"] | {name: cap for name, cap in caps.items() if cap is not None},
             "resource_usage": {},
             "holds": [],
+            "hold_reason": None,
+            "held_until": None,
             "metadata": body["metadata"],
             "spawned_at": self.at,
             "updated_at": self.at,
@@ -268,7 +274,7 @@ class _World:
     def _usage(self, slug: str, uuid: UUID, event: machine.UsageRecorded, body: Row) -> None:
         common = {"project_uuid": project_uuid(slug), "machine_uuid": uuid, "last_seq": self.seq}
         same = ("epoch", "resource_type", "resource_subtype", "unit", "currency", "metadata")
-        self.tables["resource_usage"][event_id(self.seq), self.at] = (
+        self._count(
             common
             | {name: body[name] for name in same}
             | {
@@ -278,23 +284,90 @@ class _World:
                 "cost": event.cost,
                 "billing_period_start": event.period_start,
                 "billing_period_end": event.period_end,
-                "recorded_at": self.at,
             }
         )
-        key = (uuid, body["resource_type"], body["resource_subtype"], body["unit"])
+
+    def _count(self, used: Row) -> None:
+        self.tables["resource_usage"][used["uuid"], self.at] = used | {"recorded_at": self.at}
+        same = ("project_uuid", "machine_uuid", "resource_type", "resource_subtype", "unit")
         row = self.tables["usage_totals"].setdefault(
-            key,
-            common
-            | {name: body[name] for name in ("resource_type", "resource_subtype", "unit")}
-            | {"amount": Decimal(0), "cost_cad": Decimal(0), "records": 0},
+            (used["machine_uuid"], used["resource_type"], used["resource_subtype"], used["unit"]),
+            {name: used[name] for name in same} | {"amount": Decimal(0), "cost_cad": Decimal(0), "records": 0},
         )
-        row["amount"] += event.amount
-        row["cost_cad"] += event.cost_cad
+        row["amount"] += used["amount"]
+        row["cost_cad"] += used["cost_cad"]
         row["records"] += 1
         row["last_seq"] = self.seq
 
+    def _call(self, slug: str, node: str, event: call.CallSettled | call.CallCorrected, body: Row) -> None:
+        """One row with the call's cost and one per class of tokens; of a correction the differences."""
+        said = self._calls.setdefault((slug, node, body["call_id"]), [])
+        said.append(body)
+        is_settled = isinstance(event, call.CallSettled)
+        first = body if is_settled else next((one for one in said if "provider" in one), None)
+        machine_id = _uuid(node)
+        if machine_id is not None and first is not None:
+            before: Row = {} if is_settled else said[-2]
+            self._count_call(slug, machine_id, event, (body, first, before))
+        row = self.tables["intelligent_machines"].get((machine_id,))
+        if row is not None:
+            assert machine_id is not None
+            row["epoch"] = max(row["epoch"], body.get("epoch", 0))
+            row |= {"resource_usage": self._used(machine_id), "updated_at": self.at, "last_seq": self.seq}
+
+    def _count_call(
+        self, slug: str, uuid: UUID, event: call.CallSettled | call.CallCorrected, bodies: tuple[Row, Row, Row]
+    ) -> None:
+        body, first, before = bodies
+        settled = event if isinstance(event, call.CallSettled) else None
+        common = {
+            "project_uuid": project_uuid(slug),
+            "machine_uuid": uuid,
+            "epoch": first["epoch"],
+            "billing_period_start": settled.began_at if settled else _occurred_at(self.seq),
+            "billing_period_end": settled.ended_at if settled else _occurred_at(self.seq),
+            "last_seq": self.seq,
+        }
+        named = ("stop_reason", "estimated", "price_id", "server_tools")
+        about = {"call_id": body["call_id"], "model": first["model"], "provider": first["provider"]}
+        more = {name: first[name] for name in named if name in first}
+        self._count(
+            common
+            | {
+                "uuid": event_id(self.seq),
+                "resource_type": "api_calls",
+                "resource_subtype": first.get("machine_type") or first["provider"],
+                "amount": Decimal(1 if settled else 0),
+                "unit": "calls",
+                "cost_cad": event.cost_cad - Decimal(before.get("cost_cad", "0")),
+                "cost": settled.cost if settled else None,
+                "currency": settled.currency if settled else "CAD",
+                "metadata": about | more | ({} if settled else {"corrected": body["reason"]}),
+            }
+        )
+        for name in ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h"):
+            most = 99_999_999_999
+            amount = min(body["tokens"][name], most) - min(before.get("tokens", {}).get(name, 0), most)
+            if amount:
+                self._count(
+                    common
+                    | {
+                        "uuid": UUID(hashlib.md5(f"{event_id(self.seq)}/{name}".encode()).hexdigest()),  # an id
+                        "resource_type": "tokens",
+                        "resource_subtype": name,
+                        "amount": Decimal(amount),
+                        "unit": "tokens",
+                        "cost_cad": Decimal(0),
+                        "cost": None,
+                        "currency": "CAD",
+                        "metadata": about,
+                    }
+                )
+
     def _used(self, uuid: UUID) -> Row:
         rows = [row for key, row in self.tables["usage_totals"].items() if key[0] == uuid]
+        if not rows:
+            return {}
         used: Row = {"cost_cad": _plain(sum((row["cost_cad"] for row in rows), Decimal(0)))}
         for resource in {row["resource_type"] for row in rows}:
             of_it = [row for row in rows if row["resource_type"] == resource]
@@ -313,7 +386,14 @@ class _World:
                     "time_zone": _without_nul(event.time_zone),
                     "auto_reset": event.auto_reset,
                     "allocated_amount": event.amount,
+                    "soft_amount": event.soft,
+                    "base_amount": event.base_amount,
+                    "thresholds": list(event.thresholds),
+                    "carry_over": event.carry.value,
+                    "on_exhausted": event.on_exhausted.value,
                 }
+            case budget.BudgetExtended() | budget.BudgetDrawn():
+                self._change(slug, node, event)
             case budget.BudgetReserved():
                 self._reserve(slug, node, event)
             case budget.BudgetSettled():
@@ -343,9 +423,30 @@ class _World:
             "resolved_seq": None,
             "last_seq": self.seq,
         }
-        self._lines[key] = event.lines
         for line in event.lines:
+            self._hold(key, line, line.amount)
             self._account_of(slug, node, line)["reserved_amount"] += line.amount
+
+    def _change(self, slug: str, node: str, event: budget.BudgetExtended | budget.BudgetDrawn) -> None:
+        key = (event.reservation_id, node, project_uuid(slug))
+        reservation = self.tables["budget_reservations"].get(key)
+        is_open = reservation is not None and reservation["resolution"] is None
+        for line in event.lines:
+            amount = -line.amount if isinstance(event, budget.BudgetDrawn) else line.amount
+            if is_open:
+                self._hold(key, line, amount)
+                self._account_of(slug, node, line)["reserved_amount"] += amount
+            if isinstance(event, budget.BudgetDrawn):
+                self._account_of(slug, node, line)["used_amount"] += line.amount
+
+    def _hold(self, key: tuple[UUID, str, UUID], line: budget.Line, amount: Decimal) -> None:
+        of = (*key, line.resource.value, line.period.value, line.period_start)
+        names = ("reservation_uuid", "node", "project_uuid", "resource_type", "budget_period", "period_start")
+        row = self.tables["budget_reservation_lines"].setdefault(
+            of, dict(zip(names, of, strict=True)) | {"held_amount": Decimal(0)}
+        )
+        row["held_amount"] += amount
+        row["last_seq"] = self.seq
 
     def _resolve(self, slug: str, node: str, reservation: UUID, how: str) -> None:
         key = (reservation, node, project_uuid(slug))
@@ -353,8 +454,9 @@ class _World:
         if row is None or row["resolution"] is not None:
             return
         row |= {"resolution": how, "resolved_at": self.at, "resolved_seq": self.seq, "last_seq": self.seq}
-        for line in self._lines[key]:
-            self._account_of(slug, node, line)["reserved_amount"] -= line.amount
+        for of, held in self.tables["budget_reservation_lines"].items():
+            if of[:3] == key:
+                self._account(slug, node, *of[3:])["reserved_amount"] -= held["held_amount"]
 
     def _account_of(self, slug: str, node: str, line: budget.Line) -> Row:
         return self._account(slug, node, line.resource.value, line.period.value, line.period_start)
@@ -376,6 +478,11 @@ class _World:
                 "time_zone": "UTC",
                 "auto_reset": True,
                 "allocated_amount": None,
+                "soft_amount": None,
+                "base_amount": None,
+                "thresholds": [50, 80, 95, 100],
+                "carry_over": "none",
+                "on_exhausted": "park",
                 "used_amount": Decimal(0),
                 "reserved_amount": Decimal(0),
                 "created_at": self.at,
@@ -437,9 +544,31 @@ def row_touched(row: Row, at: datetime, seq: int) -> Row:
     return row
 
 
+def _explained(event: machine.MachineEvent, body: Row) -> Row:
+    """Why a machine is held, and until when; nothing where the event has nothing to do with it."""
+    match event:
+        case machine.MachineHeld() | machine.MachineParked():
+            return {"hold_reason": body["reason"] or None, "held_until": event.until}
+        case machine.MachineResumed() | machine.MachineAdmitted() | machine.MachineEnded() | machine.MachineDenied():
+            return {"hold_reason": None, "held_until": None}
+        case _:
+            return {}
+
+
+def _uuid(node: str) -> UUID | None:
+    try:
+        return UUID(node)
+    except ValueError:
+        return None
+
+
+def _occurred_at(seq: int) -> datetime:
+    return recorded_at(seq) - timedelta(milliseconds=3)
+
+
 def _held(holds: set[str], event: machine.MachineEvent) -> set[str]:
     match event:
-        case machine.MachineParked():
+        case machine.MachineHeld() | machine.MachineParked():
             return holds | {event.hold.value}
         case machine.MachineResumed():
             return holds - {event.hold.value}

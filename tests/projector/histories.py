@@ -20,6 +20,7 @@ SLUGS = ("webshop", "blog")
 MACHINES = tuple(derived("test", "machine", str(number)) for number in range(2))
 CHECKPOINTS = tuple(derived("test", "checkpoint", str(number)) for number in range(2))
 RESERVATIONS = tuple(derived("test", "reservation", str(number)) for number in range(2))
+CALLS = tuple(derived("test", "call", str(number)) for number in range(2))
 CREDENTIALS = tuple(derived("test", "credential", str(number)) for number in range(2))
 HUBS = tuple(derived("test", "hub", str(number)) for number in range(2))
 PERIODS = (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC))
@@ -31,6 +32,7 @@ _POOLS: Pools = {
     "from_checkpoint_id": st.sampled_from(CHECKPOINTS),
     "parent_id": st.sampled_from(CHECKPOINTS),
     "reservation_id": st.sampled_from(RESERVATIONS),
+    "call_id": st.sampled_from(CALLS),
     "period_start": st.sampled_from(PERIODS),
 }
 _BEGINNINGS = (
@@ -38,6 +40,7 @@ _BEGINNINGS = (
     "MachineRequested",
     "CheckpointTaken",
     "BudgetReserved",
+    "CallSettled",
     "CredentialIssued",
     "HubRegistered",
 )

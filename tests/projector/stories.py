@@ -8,7 +8,8 @@ from uuid import UUID
 from events import address
 from events.address import Address
 from events.base import Event
-from events.budget import BudgetAllocated, BudgetReserved, BudgetSettled, Line, Lines
+from events.budget import BudgetAllocated, BudgetDrawn, BudgetExtended, BudgetReserved, BudgetSettled, Line, Lines
+from events.call import CallCorrected, CallSettled, Tokens
 from events.checkpoint import CheckpointTaken, CheckpointVerified
 from events.envelope import Cause
 from events.ids import HUB, derived
@@ -53,7 +54,40 @@ def project(slug: str) -> Iterator[Said]:
         yield _said(address.budget(slug_, node), allocated)
 
 
-def life(slug: str, number: int, progress: int = 3) -> Iterator[Said]:
+def call(call_id: UUID, machine_id: UUID, reservation_id: UUID) -> Iterator[tuple[str, Event]]:
+    """Yield a model call that extends its machine's reservation, is settled, drawn and corrected; "": the project."""
+    nodes = (HUB, "", str(machine_id))
+    for node in nodes:
+        yield (
+            node,
+            BudgetExtended(reservation_id=reservation_id, machine_id=machine_id, lines=_lines("0.5", "0")),
+        )
+    tokens = Tokens(input=25, cache_write_5m=60, cache_write_1h=40, cache_read=1_000, output=20)
+    settled = CallSettled(
+        call_id=call_id,
+        epoch=1,
+        machine_type=MachineType.CLAUDE_API,
+        provider="anthropic",
+        model="claude-opus-5-5",
+        tokens=tokens,
+        multiplier=Decimal(1),
+        cost_cad=Decimal("0.3"),
+        cost=Decimal("0.2"),
+        currency="USD",
+        price_id=SNAPSHOT,
+        began_at=MONTH,
+        ended_at=MONTH,
+    )
+    yield str(machine_id), settled
+    for node in nodes:
+        yield node, BudgetDrawn(reservation_id=reservation_id, machine_id=machine_id, lines=_lines("0.3", "0"))
+    corrected = CallCorrected(
+        call_id=call_id, tokens=Tokens(input=25, output=30), cost_cad=Decimal("0.25"), reason="the provider's own bill"
+    )
+    yield str(machine_id), corrected
+
+
+def life(slug: str, number: int, progress: int = 3, calls: int = 1) -> Iterator[Said]:
     """Yield a machine's events from its request to its settlement."""
     machine_id = derived("machine", slug, str(number))
     reservation_id = derived("reservation", slug, str(number))
@@ -100,6 +134,10 @@ def life(slug: str, number: int, progress: int = 3) -> Iterator[Said]:
                 period_end=MONTH,
             ),
         )
+    for number_of_call in range(calls):
+        for said in call(derived("call", slug, str(number), str(number_of_call)), machine_id, reservation_id):
+            where = address.budget(HUB if said[0] == HUB else slug, said[0] or slug)
+            yield _said(where, said[1])
     yield _said(machine, MachineEnded(epoch=1, outcome=Outcome.SUCCEEDED, exit_code=0, checkpoint_id=final))
     yield _said(address.project(slug), ProjectAdvanced(checkpoint_id=final, machine_id=machine_id))
     for slug_, node in nodes:

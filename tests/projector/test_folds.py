@@ -82,11 +82,25 @@ def test_a_settled_life_leaves_nothing_reserved_and_its_use_on_all_three_account
     rows = read(world.connection, "public")
     money = {row["node"]: row for row in rows["resource_budgets"].values() if row["resource_type"] == "money"}
     assert {row["reserved_amount"] for row in money.values()} == {0}
-    assert (money["_hub"]["allocated_amount"], money["_hub"]["used_amount"]) == (Decimal(100), Decimal("0.8"))
-    assert money["webshop"]["used_amount"] == Decimal("0.8")
+    assert (money["_hub"]["allocated_amount"], money["_hub"]["used_amount"]) == (Decimal(100), Decimal("1.4"))
+    assert money["webshop"]["used_amount"] == Decimal("1.4")
     machines = list(rows["intelligent_machines"].values())
     assert [(row["status"], row["outcome"], row["checkpoint_count"]) for row in machines] == [
         ("terminated", "succeeded", 1),
         ("terminated", "succeeded", 1),
     ]
     assert machines[0]["resource_usage"]["time"] == {"minutes": "1.25", "cost_cad": "0.000123"}
+    assert machines[0]["resource_usage"]["api_calls"] == {"calls": "1", "cost_cad": "0.25"}
+    assert machines[0]["resource_usage"]["tokens"] == {"tokens": "55", "cost_cad": "0"}
+
+
+def test_a_call_is_one_row_with_its_cost_and_its_correction_a_row_with_the_difference(world: World) -> None:
+    write(world.one, [messages(shop(1))])
+    used = list(read(world.connection, "public")["resource_usage"].values())
+    calls = [row for row in used if row["resource_type"] == "api_calls"]
+    assert [(row["amount"], row["cost_cad"], row["metadata"]["model"]) for row in calls] == [
+        (1, Decimal("0.3"), "claude-opus-5-5"),
+        (0, Decimal("-0.05"), "claude-opus-5-5"),
+    ]
+    tokens = {row["resource_subtype"]: row["amount"] for row in used if row["resource_type"] == "tokens"}
+    assert tokens == {"output": 10, "cache_read": -1_000, "cache_write_5m": -60, "cache_write_1h": -40, "input": 25}

@@ -12,6 +12,7 @@ MODELS: Final[tuple[Model, ...]] = (
     usage.TOTALS,
     machines.MACHINES,
     budgets.RESERVATIONS,
+    budgets.LINES,
     budgets.BUDGETS,
     credentials.CREDENTIALS,
     hub.INSTANCES,

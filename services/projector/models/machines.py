@@ -10,15 +10,22 @@ from events.machine import MachineEvent
 from events.registry import EVENTS
 from events.words import STATUS_OF_PHASE, Hold
 from services.projector.models.base import Model, case, counted, first, last, rows, words
+from services.projector.models.usage import CALLS
 
 _PHASES: Final = {
     name: event.phase.value
     for name, event in EVENTS.items()
     if issubclass(event, MachineEvent) and event.phase is not None
 }
-_TYPES: Final = (*(name for name, event in EVENTS.items() if issubclass(event, MachineEvent)), "CheckpointTaken")
+_USED: Final = ("UsageRecorded", *CALLS)
+_TYPES: Final = (
+    *(name for name, event in EVENTS.items() if issubclass(event, MachineEvent)),
+    "CheckpointTaken",
+    *CALLS,
+)
 
 _HOLDING: Final = (
+    "MachineHeld",
     "MachineParked",
     "MachineResumed",
     "MachineQueued",
@@ -39,11 +46,28 @@ _KEY: Final[LiteralString] = (
 _ERROR: Final[LiteralString] = "CASE body->>'outcome' WHEN 'succeeded' THEN '' ELSE COALESCE(body->>'reason', '') END"
 
 
+_EXPLAINED: Final = (
+    "MachineHeld",
+    "MachineParked",
+    "MachineResumed",
+    "MachineAdmitted",
+    "MachineEnded",
+    "MachineDenied",
+)
+_STANDS: Final[LiteralString] = (
+    "CASE WHEN type IN ('MachineHeld', 'MachineParked') THEN COALESCE(body->>'{}', '') ELSE '' END"
+)
+# Empty: nothing holds it any more.
+_HOLD_REASON: Final[LiteralString] = _STANDS.replace("{}", "reason")
+_HELD_UNTIL: Final[LiteralString] = _STANDS.replace("{}", "until")
+
+
 def _moved(hold: Hold) -> LiteralString:
     """Return whether the last event that has to do with this hold sets it or takes it away; null: there is none."""
     name = words([hold])
     queue: LiteralString = "false" if hold in {Hold.BUDGET, Hold.CAPACITY} else "NULL"
     value: LiteralString = f"""CASE type
+               WHEN 'MachineHeld' THEN CASE body->>'hold' WHEN {name} THEN true END
                WHEN 'MachineParked' THEN CASE body->>'hold' WHEN {name} THEN true END
                WHEN 'MachineResumed' THEN CASE body->>'hold' WHEN {name} THEN false END
                WHEN 'MachineQueued' THEN CASE body->>'hold' WHEN {name} THEN true ELSE {queue} END
@@ -54,7 +78,7 @@ def _moved(hold: Hold) -> LiteralString:
 
 
 _MOVED: Final[LiteralString] = ", ".join([_moved(hold) for hold in Hold])
-_USAGE: Final[LiteralString] = """(
+_USAGE: Final[LiteralString] = """COALESCE((
                SELECT jsonb_object_agg(r.resource_type, r.amounts || jsonb_build_object('cost_cad', trim_scale(r.cost_cad)::text))
                       || jsonb_build_object('cost_cad', trim_scale(sum(r.cost_cad))::text)
                  FROM (
@@ -68,7 +92,7 @@ _USAGE: Final[LiteralString] = """(
                        ) u
                       GROUP BY 1
                  ) r
-           )"""
+           ), '{}')"""
 
 _FOLD: Final[LiteralString] = f"""
 WITH {counted("intelligent_machines", _KEY, "MachineRequested", _TYPES, _ALSO)},
@@ -92,9 +116,11 @@ folded AS (
            {last("(body->>'percent')::integer", "MachineProgressed")} AS percent,
            -- Empty: it went well after all.
            {last(_ERROR, "MachineDenied", "MachineEnded", "MachineQuarantined")} AS error,
+           {last(_HOLD_REASON, *_EXPLAINED)} AS hold_reason,
+           {last(_HELD_UNTIL, *_EXPLAINED)} AS held_until,
            {last("recorded_at", "MachineEnded", "MachineDenied")} AS terminated_at,
            (array_agg(recorded_at ORDER BY seq DESC))[1] AS updated_at,
-           bool_or(type = 'UsageRecorded') AS used,
+           bool_or(type IN ({words(_USED)})) AS used,
            jsonb_strip_nulls(jsonb_build_object({_MOVED})) AS moved,
            max(seq) AS last_seq
       FROM counted
@@ -121,6 +147,8 @@ folded AS (
            current_progress = COALESCE(f.progress, m.current_progress),
            progress_percent = COALESCE(f.percent, m.progress_percent),
            error_message = NULLIF(COALESCE(f.error, m.error_message), ''),
+           hold_reason = NULLIF(COALESCE(f.hold_reason, m.hold_reason), ''),
+           held_until = CASE WHEN f.held_until IS NULL THEN m.held_until ELSE NULLIF(f.held_until, '')::timestamptz END,
            updated_at = f.updated_at,
            terminated_at = COALESCE(f.terminated_at, m.terminated_at),
            last_seq = f.last_seq
@@ -132,7 +160,7 @@ INSERT INTO intelligent_machines (
        uuid, project_uuid, machine_type, status, phase, outcome, exit_code, epoch, hypervisor, node, vm_id,
        parent_checkpoint_uuid, last_checkpoint_uuid, checkpoint_count, original_prompt, greediness,
        file_modifications, resource_constraints, resource_usage, holds, current_progress, progress_percent,
-       error_message, metadata, spawned_at, updated_at, terminated_at, last_seq)
+       error_message, hold_reason, held_until, metadata, spawned_at, updated_at, terminated_at, last_seq)
 SELECT f.uuid,
        f.project_uuid,
        f.request->>'machine_type',
@@ -162,6 +190,8 @@ SELECT f.uuid,
        f.progress,
        f.percent,
        NULLIF(f.error, ''),
+       NULLIF(f.hold_reason, ''),
+       NULLIF(f.held_until, '')::timestamptz,
        COALESCE(f.request->'metadata', '{{}}'),
        f.spawned_at,
        f.updated_at,
