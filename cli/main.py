@@ -5,7 +5,19 @@ from typing import Annotated
 import typer
 
 from cli import console
-from cli.commands import budgets, checkpoints, credentials, demo, dev, events, machines, operations, projects, run
+from cli.commands import (
+    budgets,
+    checkpoints,
+    credentials,
+    demo,
+    dev,
+    events,
+    machines,
+    operations,
+    prices,
+    projects,
+    run,
+)
 from cli.framing import group
 
 app = group("autovibe", "Run goals in isolated machines: checkpointed, held inside budgets, all in one log.")
@@ -34,6 +46,7 @@ app.add_typer(machines.app)
 app.add_typer(checkpoints.app)
 app.add_typer(budgets.app)
 app.command("usage")(budgets.usage)
+app.add_typer(prices.app)
 app.add_typer(events.app)
 app.add_typer(credentials.app)
 app.add_typer(operations.projector)

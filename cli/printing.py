@@ -26,6 +26,8 @@ PHASE_OF_TYPE = {
 NOTE_OF_TYPE = {
     "CallSettled": "call",
     "CallRefused": "call refused",
+    "BudgetThresholdCrossed": "budget warning",
+    "BudgetExhausted": "budget used up",
     "MachineHeld": "held",
     "MachineResumed": "goes on",
 }
@@ -64,7 +66,7 @@ def note_of_event(event: Json) -> str | None:
             return f"checkpoint {event['aggregate_id']} ({body['creation_context']}, {changes(body)})"
         case "CheckpointFailed":
             return console.printable(f"checkpoint {event['aggregate_id']} failed: {body['reason']}")
-        case "CallSettled" | "CallRefused" | "MachineHeld" | "MachineResumed":
+        case told if told in NOTE_OF_TYPE:
             return f"{NOTE_OF_TYPE[event['type']]}: {console.printable(_told(event['type'], body))}"
         case _:
             return None
@@ -113,6 +115,15 @@ def _parked(body: Json) -> str:
     return f"{_held(body)}, in checkpoint {body.get('checkpoint_id', '-')}"
 
 
+def _crossed(body: Json) -> str:
+    limit = f"soft limit of {body['soft']}" if body.get("soft") else f"{body['percent']} %"
+    return f"{limit} of {body['resource']} ({body['period']}): {body['used']} of {body['allocated']} used"
+
+
+def _exhausted(body: Json) -> str:
+    return f"{body['resource']} ({body['period']}): {body['used']} of {body['allocated']} used"
+
+
 TELLERS: dict[str, Callable[[Json], str]] = {
     "MachineRequested": lambda body: console.first_line(body["goal"], 60),
     "MachineDenied": _denied,
@@ -138,5 +149,12 @@ TELLERS: dict[str, Callable[[Json], str]] = {
     "BudgetRequested": _allocated,
     "BudgetReserved": _lines,
     "BudgetSettled": _lines,
+    "BudgetExtended": _lines,
+    "BudgetDrawn": _lines,
+    "BudgetTopUpRequested": _allocated,
+    "BudgetThresholdCrossed": _crossed,
+    "BudgetExhausted": _exhausted,
+    "CallReserved": lambda body: f"{body['model']}, holds " + ", ".join(f"{v} {k}" for k, v in body["held"].items()),
+    "PriceTableLoaded": lambda body: f"{body['source']}, {body['models']} models",
 }
 """What of an event's body tells its story in a line."""

@@ -44,6 +44,7 @@ MEANING = {
     "too_slow": "It took longer than it may. Ask for less.",
     "unauthenticated": "No API key, or one that is unknown, ended or revoked.",
     "unavailable": "It could not be done now; whether it was is unknown. Asking again with the same id is safe.",
+    "unknown_model": "No price is known of the model, so its calls are refused. Give it one, or declare it free.",
     "unknown_type": "There is no such event type.",
     "wrong_method": "There is another method at this path.",
 }

@@ -11,6 +11,7 @@ from services.query.http import BODY_BYTES_MAX, Route
 from services.query.letters import Letters
 from services.query.live import Live
 from services.query.parameters import AT_LEAST_SEQ
+from services.query.prices import Prices
 from services.query.reads import Reads
 from services.query.routes import Handlers, routes
 from services.query.status import Status
@@ -59,6 +60,7 @@ def operations() -> tuple[Route, ...]:
                 differences=Differences.__new__(Differences),
                 letters=Letters.__new__(Letters),
                 status=Status.__new__(Status),
+                prices=Prices.__new__(Prices),
             )
         )
     )

@@ -3,6 +3,7 @@
 Importing this costs nothing; `load` imports the package, which takes 1-3 s of one core.
 """
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -73,8 +74,9 @@ class Packaged:
         return _found(of.id, info, now)
 
 
+@functools.cache
 def load() -> Packaged:
-    """Import the package and read its table. Blocks for seconds."""
+    """Import the package and read its table, once per process. Blocks for seconds."""
     from importlib.metadata import version  # noqa: PLC0415 - with the package, off the event loop
 
     from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 - 1-3 s and 95 MB

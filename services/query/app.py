@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from services.kit.apikeys import ApiKeys
 from services.kit.bus import Bus
 from services.kit.health import Health, Part
+from services.kit.ledger import LedgerClient
 from services.kit.metrics import Metrics
 from services.query.answers import Answers
 from services.query.commands import Commands
@@ -29,6 +30,7 @@ from services.query.live import Live
 from services.query.openapi import document
 from services.query.places import Places
 from services.query.position import Position
+from services.query.prices import Prices
 from services.query.reads import Reads
 from services.query.routes import Handlers, routes
 from services.query.server import serving
@@ -79,6 +81,7 @@ class Query:
             differences=Differences(database, places, settings.store),
             letters=Letters(bus),
             status=Status(database, position, bus.log.end, VERSION),
+            prices=Prices(LedgerClient(bus.nc, actor=self.name)),
         )
 
     def _operations(self) -> Sequence[Route]:

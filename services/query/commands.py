@@ -77,6 +77,13 @@ class Commands:
 
     async def set_budget(self, asked: Asked) -> Response:
         """Set what the hub, a project or (with `machine_uuid`) a machine may use of one resource per period."""
+        return await self._on_account(asked, "BudgetRequested")
+
+    async def top_up(self, asked: Asked) -> Response:
+        """Add to what an account may use in the present period."""
+        return await self._on_account(asked, "BudgetTopUpRequested")
+
+    async def _on_account(self, asked: Asked, type_name: str) -> Response:
         body = await read_object(asked.request)
         if machine := body.pop("machine_uuid", None):
             slug, machine_id = await self._places.find(Kind.MACHINE, str(machine), asked.caller)
@@ -90,7 +97,7 @@ class Commands:
         else:
             slug = await self._project(body, asked.caller)
             address = Address(slug, "budget", slug)
-        return await self._say(asked, address, "BudgetRequested", body)
+        return await self._say(asked, address, type_name, body)
 
     async def publish(self, asked: Asked) -> Response:
         """Say any event that the door takes: `{"project", "type", "id", "body"}`; a missing id is a new one."""

@@ -48,7 +48,7 @@ class Report:
         return self.before + where + self.after, values
 
 
-def _usage_by(name: LiteralString, expression: LiteralString, summary: str) -> Report:
+def _usage_by(name: LiteralString, expression: LiteralString, summary: str, always: LiteralString = "") -> Report:
     return Report(
         summary,
         f"""
@@ -75,6 +75,7 @@ def _usage_by(name: LiteralString, expression: LiteralString, summary: str) -> R
             by_time("until", "u.recorded_at < %(until)s"),
         ),
         "u.project_uuid",
+        always,
     )
 
 
@@ -83,7 +84,7 @@ USAGE_BY: dict[str, Report] = {
     "machine": _usage_by("machine", "u.machine_uuid::text", "Usage and cost by machine"),
     "type": _usage_by("type", "u.resource_subtype", "Usage and cost by subtype"),
     "agent": _usage_by("agent", "m.machine_type", "Usage and cost by machine type"),
-    "model": _usage_by("model", "u.metadata->>'model'", "Usage and cost by model"),
+    "model": _usage_by("model", "u.metadata->>'model'", "Use and cost of model calls by model", "u.metadata ? 'model'"),
     "day": _usage_by("day", "to_char(u.recorded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')", "Usage and cost by day (UTC)"),
 }
 BY = by_word("by", tuple(USAGE_BY))
@@ -122,8 +123,29 @@ BUDGET = Report(
                    b.period_end, b.unit, b.allocated_amount::text, b.used_amount::text, b.reserved_amount::text,
                    (b.allocated_amount - b.used_amount - b.reserved_amount)::text AS available_amount,
                    CASE WHEN b.allocated_amount > 0
-                        THEN round(100 * b.used_amount / b.allocated_amount, 1)::text END AS used_percent
+                        THEN round(100 * b.used_amount / b.allocated_amount, 1)::text END AS used_percent,
+                   b.base_amount::text, b.soft_amount::text, b.carry_over, b.on_exhausted, b.thresholds,
+                   coalesce(b.used_amount >= b.soft_amount, false) AS soft_reached,
+                   (SELECT coalesce(json_agg(t.percent ORDER BY t.percent), '[]')
+                      FROM (SELECT e.value::numeric AS percent FROM jsonb_array_elements_text(b.thresholds) AS e) AS t
+                     WHERE b.used_amount > 0
+                       AND b.used_amount * 100 >= b.allocated_amount * t.percent) AS crossed,
+                   (b.used_amount + f.per_s * extract(epoch FROM b.period_end - now()))::numeric(38, 9)::text
+                       AS forecast_amount,
+                   CASE WHEN f.left_s < 3e9 AND (b.period_end IS NULL OR now() + make_interval(secs => f.left_s) < b.period_end)
+                        THEN now() + make_interval(secs => f.left_s) END AS runs_out_at
               FROM resource_budgets AS b
+             CROSS JOIN LATERAL (
+                   -- At the rate so far: of this period, or since the account was first used.
+                   SELECT r.per_s,
+                          CASE WHEN r.per_s > 0
+                               THEN least(greatest(b.allocated_amount - b.used_amount, 0) / r.per_s, 4e9)::float8
+                               END AS left_s
+                     FROM (SELECT CASE WHEN b.period_end IS NULL OR b.period_end > now()
+                                       THEN b.used_amount
+                                            / greatest(extract(epoch FROM now() - greatest(b.period_start, b.created_at)), 60)
+                                       END AS per_s) AS r
+                   ) AS f
               LEFT JOIN projects AS p ON p.uuid = b.project_uuid
     """,
     f"""

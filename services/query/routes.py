@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from events.base import Event
-from events.budget import BudgetRequested
+from events.budget import BudgetRequested, BudgetTopUpRequested
 from events.checkpoint import CheckpointPinned, CheckpointRequested, CheckpointUnpinned
 from events.machine import MachineRequested, MachineRestoreRequested, MachineStopRequested
 from events.project import ProjectArchived, ProjectCreated, ProjectUpdated
@@ -19,6 +19,7 @@ from services.query.live import NDJSON, SSE, Live
 from services.query.openapi import SAID, TEXT, body_of, item, items
 from services.query.pages import Listing
 from services.query.parameters import Parameter
+from services.query.prices import Prices
 from services.query.reads import Reads
 from services.query.reports import BY, REPORTS, TREE, USAGE_BY
 from services.query.status import Status
@@ -54,6 +55,7 @@ class Handlers:
     differences: Differences
     letters: Letters
     status: Status
+    prices: Prices
 
 
 def routes(by: Handlers) -> Sequence[Route]:
@@ -108,6 +110,8 @@ def _resources(by: Handlers) -> Sequence[Route]:
         _read("/resources/usage/summary", reads.usage_by, "Usage and cost, summed", summed),
         _page("/resources/budgets", reads, BUDGETS, "Budget accounts by period, newest first"),
         set_budget("POST", "/resources/budgets", by.commands.set_budget, "Set a budget", BudgetRequested),
+        set_budget("POST", "/resources/budgets/top-up", by.commands.top_up, "Add to a budget", BudgetTopUpRequested),
+        _read("/prices", by.prices.price, "What a model costs", by.prices.PARAMETERS),
         *(
             _read(f"/reports/{name}", reads.named_report(name), report.summary, report.filters)
             for name, report in REPORTS.items()
