@@ -143,7 +143,7 @@ class Priced(Value):
     model: Name
     provider: Name | None = None
     rates: Rates | None = None
-    source: Name = ""
+    source: Text = ""
     as_of: Time | None = None
 
 
