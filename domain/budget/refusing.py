@@ -1,0 +1,49 @@
+"""What somebody is told whose model call was not made: what was asked, what stands against it, what to type."""
+
+from decimal import Decimal
+
+from domain.budget.account import ZERO
+from domain.budget.calls import Amounts
+from domain.budget.envelope import Envelope, Obstacle
+from events.budget import UNIT_OF
+from events.ids import HUB
+from events.ledger import Reserve
+from events.words import BudgetPeriod, Resource
+
+WORDS_MAX = 4_000
+
+
+def explained(ask: Reserve, at: Envelope, stands: Obstacle, need: Amounts, slug: str, *, parks: bool) -> str:
+    """Return the refusal in a few sentences, with the numbers and the command that helps."""
+    book, unit = stands.book, UNIT_OF[stands.book.resource]
+    allocated = "no cap" if book.allocated is None else f"{plain(book.allocated)} {unit}"
+    period = "in all" if book.period is BudgetPeriod.TOTAL else str(book.period)
+    what = "used" if stands.by_use else "reserved by others"
+    spent = at.calls.spent.get(Resource.MONEY, ZERO)
+    sentences = (
+        f"autovibe: the budget of {_name(stands.node, slug)} is short: a call of {ask.model} may take "
+        f"{plain(need[book.resource])} {unit}, {plain(stands.available)} {unit} of {allocated} ({period}) are not {what}.",
+        f"This machine's calls have cost {plain(spent)} CAD so far.",
+        "The machine parks with a checkpoint and goes on from this call when there is more:" if parks else "To go on:",
+        f"{_remedy(stands, slug, at.node)}",
+    )
+    return " ".join(sentences)[:WORDS_MAX]
+
+
+def plain(amount: Decimal) -> str:
+    return f"{amount.normalize():f}"
+
+
+def _name(node: str, slug: str) -> str:
+    if node == HUB:
+        return "the hub"
+    return f"project {slug}" if node == slug else f"machine {node}"
+
+
+def _remedy(stands: Obstacle, slug: str, machine: str) -> str:
+    resource = "" if stands.book.resource is Resource.MONEY else f" --resource {stands.book.resource}"
+    period = "" if stands.book.period is BudgetPeriod.TOTAL else f" --period {stands.book.period}"
+    amount = "1CAD" if stands.book.resource is Resource.MONEY else plain(max(Decimal(1), stands.asked))
+    own = f" --machine {machine}" if stands.node == machine else ""
+    where = HUB if stands.node == HUB else slug
+    return f"autovibe budget top-up {where} {amount}{own}{resource}{period}"
