@@ -10,8 +10,9 @@ from typing import assert_never
 from domain.budget.account import Account, balances
 from domain.budget.admission import admit, cancelled
 from domain.budget.allocation import opened
-from domain.budget.decision import NOTHING, Admit, Cancel, Command, Decision, Expire, Settle, Situation
+from domain.budget.decision import NOTHING, Admit, Cancel, Command, Decision, Expire, Readmit, Settle, Situation
 from domain.budget.machine import Machine, Standing
+from domain.budget.readmission import readmit
 from domain.budget.settlement import settle
 from events.words import Outcome
 
@@ -23,6 +24,7 @@ __all__ = [
     "Decision",
     "Expire",
     "Machine",
+    "Readmit",
     "Settle",
     "Situation",
     "Standing",
@@ -39,6 +41,8 @@ def decide(command: Command, at: Situation) -> Decision:
             return admit(command, at)
         case Settle():
             return settle(command, at)
+        case Readmit():
+            return readmit(command, at)
         case Cancel() if at.machine.standing in {Standing.REQUESTED, Standing.QUEUED} and at.machine.stop_requested:
             return cancelled("stopped before it was admitted")
         case Expire() if at.machine.standing is Standing.QUEUED:

@@ -20,7 +20,7 @@ from domain.pricing import UnpricedTool, cost_of, held_cad, in_cad, multiplier_o
 from events.budget import UNIT_OF, BudgetDrawn, BudgetEvent, BudgetExceeded, BudgetExtended
 from events.call import CallObserved, CallRefused, CallReserved, CallSettled, CallVoided, Rates, Tokens
 from events.ids import HUB
-from events.ledger import Granted, NotGranted, Reserve, Settle, Void
+from events.ledger import Call, Granted, NotGranted, Reserve, Settle, Void
 from events.machine import MachineEvent, MachineHeld
 from events.words import Hold, HoldMode, MachineType, OnExhausted, Resource
 
@@ -56,7 +56,16 @@ class Terms:
     """How far beyond what is set aside an elastic call may go."""
     out_of_time: bool = False
     """It has waited for as long as it may."""
-    slug: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A reservation that is being decided on."""
+
+    ask: Reserve
+    rates: Rates
+    at: Envelope
+    terms: Terms
 
 
 def reserve(ask: Reserve, rates: Rates | None, at: Envelope, terms: Terms) -> Outcome:
@@ -67,14 +76,15 @@ def reserve(ask: Reserve, rates: Rates | None, at: Envelope, terms: Terms) -> Ou
         return Outcome(_no(ask, "fenced", f"nothing is set aside for machine {at.node}: it does not run"))
     if rates is None:
         return Outcome(_no(ask, "unknown_model", _unpriced(ask)))
+    case = _Case(ask, rates, at, terms)
     try:
         bound = _bound(ask, ask.output_tokens_max)
         need = _need(rates, bound, ask)
     except UnpricedTool as error:
         return Outcome(_no(ask, "unknown_model", str(error)))
     if _fits(at, need):
-        return _granted(ask, rates, bound, need, at, {})
-    return _beyond(ask, rates, bound, need, at, terms)
+        return _granted(case, bound, need, {})
+    return _beyond(case, bound, need)
 
 
 def settle(ask: Settle, machine_type: MachineType | None, at: Calls) -> tuple[BudgetEvent, ...] | None:
@@ -110,7 +120,7 @@ def settle(ask: Settle, machine_type: MachineType | None, at: Calls) -> tuple[Bu
         ended_at=ask.ended_at,
         first_chunk_ms=ask.first_chunk_ms,
     )
-    return (settled, *_exceeded(UUID(int=0), call, settled))
+    return (settled, *_exceeded(ask.machine_id, call, settled))
 
 
 def void(ask: Void, at: Calls) -> tuple[BudgetEvent, ...]:
@@ -131,14 +141,14 @@ def observe(call_id: UUID, tokens: Tokens, at: Calls) -> tuple[BudgetEvent, ...]
     return (CallObserved(call_id=call_id, tokens=tokens),)
 
 
-def in_doubt(call: OpenCall, slug: str, machine_id: UUID, since: datetime, now: datetime, reason: str) -> Settle:
+def in_doubt(call: OpenCall, of: Call, since: datetime, now: datetime, reason: str) -> Settle:
     """Return how a call is settled of which nobody knows any more what became of it: with the most it can have used."""
     reserved = call.reserved
     known = call.observed or reserved.bound
     return Settle(
         call_id=reserved.call_id,
-        project=slug,
-        machine_id=machine_id,
+        project=of.project,
+        machine_id=of.machine_id,
         epoch=reserved.epoch,
         tokens=known.model_copy(update={"output": reserved.bound.output}),
         server_tools=reserved.server_tools,
@@ -186,16 +196,17 @@ def _known(call_id: UUID, calls: Calls) -> Granted | NotGranted | None:
     return None
 
 
-def _beyond(ask: Reserve, rates: Rates, bound: Tokens, need: Amounts, at: Envelope, terms: Terms) -> Outcome:
+def _beyond(case: _Case, bound: Tokens, need: Amounts) -> Outcome:
     """The envelope is too small for the worst case: extend it, wait, ask for less, or say no."""
+    at, terms = case.at, case.terms
     short = _short(at, need, later=False)
     if extended := _extended(at, short, terms):
-        return _granted(ask, rates, bound, need, at, extended)
+        return _granted(case, bound, need, extended)
     truly = _short(at, need, later=True)
     stands = obstacle(at, truly, terms.now) if truly else None
     if (stands is None or not stands.by_use) and not terms.out_of_time:
         return Outcome(waits_for=stands)
-    return _less(ask, rates, at, terms) or _refused(ask, at, stands or _own_calls(at, short), terms, need)
+    return _less(case) or _refused(case, stands or _own_calls(at, short), need)
 
 
 def _extended(at: Envelope, short: Amounts, terms: Terms) -> Mapping[str, tuple[BudgetEvent, ...]]:
@@ -214,15 +225,16 @@ def _extended(at: Envelope, short: Amounts, terms: Terms) -> Mapping[str, tuple[
     return {}
 
 
-def _less(ask: Reserve, rates: Rates, at: Envelope, terms: Terms) -> Outcome | None:
+def _less(case: _Case) -> Outcome | None:
     """A smaller answer that fits what there is, if the call's mode allows one."""
+    ask, rates, at = case.ask, case.rates, case.at
     if ask.mode is HoldMode.ELASTIC:
         bound = _bound(ask, ask.output_tokens_max)
         need = _need(rates, bound, ask)
         missing = _short(at, need, later=False)
-        if set(missing) == {Resource.MONEY} and missing[Resource.MONEY] <= terms.elastic_cad:
+        if set(missing) == {Resource.MONEY} and missing[Resource.MONEY] <= case.terms.elastic_cad:
             held = {**need, Resource.MONEY: max(ZERO, at.room(Resource.MONEY))}
-            return _granted(ask, rates, bound, held, at, {})
+            return _granted(case, bound, held, {})
     if ask.mode is not HoldMode.CLAMPED:
         return None
     floor = max(1, ask.output_tokens_min, min(CLAMP_FLOOR_TOKENS, ask.output_tokens_max))
@@ -231,7 +243,7 @@ def _less(ask: Reserve, rates: Rates, at: Envelope, terms: Terms) -> Outcome | N
         return None
     bound = _bound(ask, output)
     need = _need(rates, bound, ask)
-    return _granted(ask, rates, bound, need, at, {}) if _fits(at, need) else None
+    return _granted(case, bound, need, {}) if _fits(at, need) else None
 
 
 def _affordable(ask: Reserve, rates: Rates, at: Envelope) -> int:
@@ -248,14 +260,8 @@ def _affordable(ask: Reserve, rates: Rates, at: Envelope) -> int:
     return fewest
 
 
-def _granted(  # noqa: PLR0917 - what a reservation is made of
-    ask: Reserve,
-    rates: Rates,
-    bound: Tokens,
-    need: Amounts,
-    at: Envelope,
-    extended: Mapping[str, tuple[BudgetEvent, ...]],
-) -> Outcome:
+def _granted(case: _Case, bound: Tokens, need: Amounts, extended: Mapping[str, tuple[BudgetEvent, ...]]) -> Outcome:
+    ask, at = case.ask, case.at
     reserved = CallReserved(
         call_id=ask.call_id,
         epoch=ask.epoch,
@@ -264,7 +270,7 @@ def _granted(  # noqa: PLR0917 - what a reservation is made of
         mode=ask.mode,
         bound=bound,
         server_tools=ask.server_tools,
-        rates=rates,
+        rates=case.rates,
         held=dict(need),
         session_id=ask.session_id,
     )
@@ -273,11 +279,12 @@ def _granted(  # noqa: PLR0917 - what a reservation is made of
     return Outcome(granted, nonempty({**extended, at.node: own}))
 
 
-def _refused(ask: Reserve, at: Envelope, stands: Obstacle, terms: Terms, need: Amounts) -> Outcome:
+def _refused(case: _Case, stands: Obstacle, need: Amounts) -> Outcome:
     """Say no, and with `park` hold the machine, in one batch; a machine is held once for each epoch."""
+    ask, at = case.ask, case.at
     resource = stands.book.resource
     action = OnExhausted.REFUSE if stands.book.on_exhausted is OnExhausted.REFUSE else OnExhausted.PARK
-    message = explained(ask, at, stands, need, terms.slug, parks=action is OnExhausted.PARK)
+    message = explained(ask, at, stands, need, parks=action is OnExhausted.PARK)
     answer = NotGranted(
         call_id=ask.call_id,
         code="exhausted" if stands.by_use else "waited",
@@ -286,7 +293,7 @@ def _refused(ask: Reserve, at: Envelope, stands: Obstacle, terms: Terms, need: A
         node=stands.node,
         resource=resource,
         unit=UNIT_OF[resource],
-        asked=bounded(stands.asked),
+        asked=bounded(need[resource]),
         available=stands.available,
     )
     before = at.calls.refused
@@ -299,7 +306,7 @@ def _refused(ask: Reserve, at: Envelope, stands: Obstacle, terms: Terms, need: A
         node=stands.node,
         resource=resource,
         unit=UNIT_OF[resource],
-        asked=bounded(stands.asked),
+        asked=bounded(need[resource]),
         available=stands.available,
         action=action,
         reason=message,
@@ -367,6 +374,6 @@ def _no(ask: Reserve, code: str, message: str) -> NotGranted:
 
 def _unpriced(ask: Reserve) -> str:
     return (
-        f"autovibe: nobody knows what model {ask.model[:100]!r} of {ask.provider[:100]!r} costs, so nothing can be set aside for it; "
-        "give it a price, or declare it free, in the hub's own prices (AUTOVIBE_PRICES_FILE)"
+        f"autovibe: nobody knows what model {ask.model[:100]!r} of {ask.provider[:100]!r} costs, so nothing can be set "
+        "aside for it; give it a price, or declare it free, in the hub's own prices (AUTOVIBE_PRICES_FILE)"
     )

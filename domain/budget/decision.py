@@ -6,6 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from domain.budget.account import Account
+from domain.budget.calls import Calls
 from domain.budget.machine import Machine
 from domain.budget.queue import Waiting
 from domain.tariff import Tariff
@@ -45,7 +46,16 @@ class Settle:
     now: datetime
 
 
-Command = Admit | Cancel | Expire | Settle
+@dataclass(frozen=True, slots=True)
+class Readmit:
+    """Let a parked machine that nothing but a budget holds up run again, if there is room for what it goes on with."""
+
+    now: datetime
+    tariff: Tariff
+    machines_max: int
+
+
+Command = Admit | Cancel | Expire | Settle | Readmit
 
 
 def _accounts() -> Mapping[str, Account]:
@@ -61,6 +71,8 @@ class Situation:
     machine: Machine
     accounts: Mapping[str, Account] = field(default_factory=_accounts)
     """By node, in the order of `path`; one that is missing is empty."""
+    calls: Calls = field(default_factory=Calls)
+    """The machine's model calls."""
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -99,9 +111,10 @@ class Decision:
 NOTHING = Decision()
 
 
-def reservation_of(machine_id: UUID) -> UUID:
-    """Return the id of a machine's reservation: the same whoever decides, so nobody can make it a second one."""
-    return derived("reservation", str(machine_id))
+def reservation_of(machine_id: UUID, admissions: int = 0) -> UUID:
+    """Return the id of a machine's reservation after so many: the same whoever decides, so nobody makes a second one."""
+    name = (str(machine_id), str(admissions)) if admissions else (str(machine_id),)
+    return derived("reservation", *name)
 
 
 def nonempty(accounts: Mapping[str, tuple[BudgetEvent, ...]]) -> Mapping[str, tuple[BudgetEvent, ...]]:

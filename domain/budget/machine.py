@@ -14,12 +14,16 @@ from events.machine import (
     MachineAdmitted,
     MachineDenied,
     MachineEnded,
+    MachineHeld,
+    MachineParked,
+    MachineProvisioningStarted,
     MachineQueued,
     MachineRequested,
+    MachineResumed,
     MachineStopRequested,
     UsageRecorded,
 )
-from events.words import Resource, Unit
+from events.words import Hold, Resource, Unit
 
 _MINUTES_PER_HOUR = 60
 
@@ -31,6 +35,7 @@ class Standing(StrEnum):
     REQUESTED = "requested"
     QUEUED = "queued"
     ADMITTED = "admitted"
+    PARKED = "parked"
     OVER = "over"
 
 
@@ -48,10 +53,17 @@ class Machine:
     queued: MachineQueued | None = None
     """What stood in its way when it was last tried."""
     reservation_id: UUID | None = None
+    """Of the last admission, resolved or not."""
+    admissions: int = 0
+    epoch: int = 0
+    holds: frozenset[Hold] = frozenset()
     usage: Mapping[BUDGETED, Decimal] = field(default_factory=_usage)
+    """What running it has used since the last admission; its model calls are folded by `domain.budget.calls`."""
+    used_before: Mapping[BUDGETED, Decimal] = field(default_factory=_usage)
+    """What running it had used before."""
 
 
-def evolve(machine: Machine, event: Event) -> Machine:  # noqa: PLR0911 - one return per event
+def evolve(machine: Machine, event: Event) -> Machine:  # noqa: C901, PLR0911 - one return per event
     """Fold one event of the machine's history; most leave it as it is."""
     match event:
         case MachineRequested() if machine.request is None:
@@ -61,13 +73,36 @@ def evolve(machine: Machine, event: Event) -> Machine:  # noqa: PLR0911 - one re
         case MachineQueued():
             return replace(machine, standing=Standing.QUEUED, queued=event)
         case MachineAdmitted():
-            return replace(machine, standing=Standing.ADMITTED, reservation_id=event.reservation_id)
+            return _admitted(machine, event)
+        case MachineProvisioningStarted():
+            return replace(machine, epoch=event.epoch)
+        case MachineHeld() if event.epoch >= machine.epoch:
+            return replace(machine, holds=machine.holds | {event.hold})
+        case MachineParked() if machine.standing is not Standing.OVER:
+            return replace(machine, standing=Standing.PARKED, holds=machine.holds | {event.hold})
+        case MachineResumed():
+            return replace(machine, holds=machine.holds - {event.hold})
         case MachineDenied() | MachineEnded():
             return replace(machine, standing=Standing.OVER)
         case UsageRecorded():
             return replace(machine, usage=_added(machine.usage, event))
         case _:
             return machine
+
+
+def _admitted(machine: Machine, event: MachineAdmitted) -> Machine:
+    used: dict[BUDGETED, Decimal] = dict(machine.used_before)
+    for resource, amount in machine.usage.items():
+        used[resource] = used.get(resource, ZERO) + amount
+    return replace(
+        machine,
+        standing=Standing.ADMITTED,
+        reservation_id=event.reservation_id,
+        admissions=machine.admissions + 1,
+        holds=machine.holds - {Hold.BUDGET, Hold.CAPACITY},
+        usage={},
+        used_before=used,
+    )
 
 
 def asks(request: MachineRequested, tariff: Tariff) -> dict[BUDGETED, Decimal]:

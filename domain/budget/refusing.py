@@ -13,16 +13,18 @@ from events.words import BudgetPeriod, Resource
 WORDS_MAX = 4_000
 
 
-def explained(ask: Reserve, at: Envelope, stands: Obstacle, need: Amounts, slug: str, *, parks: bool) -> str:
+def explained(ask: Reserve, at: Envelope, stands: Obstacle, need: Amounts, *, parks: bool) -> str:
     """Return the refusal in a few sentences, with the numbers and the command that helps."""
+    slug = ask.project
     book, unit = stands.book, UNIT_OF[stands.book.resource]
     allocated = "no cap" if book.allocated is None else f"{plain(book.allocated)} {unit}"
     period = "in all" if book.period is BudgetPeriod.TOTAL else str(book.period)
     what = "used" if stands.by_use else "reserved by others"
     spent = at.calls.spent.get(Resource.MONEY, ZERO)
+    left = f"{plain(stands.available)} {unit} of {allocated} ({period}) are not {what}."
     sentences = (
-        f"autovibe: the budget of {_name(stands.node, slug)} is short: a call of {ask.model} may take "
-        f"{plain(need[book.resource])} {unit}, {plain(stands.available)} {unit} of {allocated} ({period}) are not {what}.",
+        f"autovibe: the budget of {_name(stands.node, slug)} is short:",
+        f"a call of {ask.model} may take {plain(need[book.resource])} {unit}, {left}",
         f"This machine's calls have cost {plain(spent)} CAD so far.",
         "The machine parks with a checkpoint and goes on from this call when there is more:" if parks else "To go on:",
         f"{_remedy(stands, slug, at.node)}",
