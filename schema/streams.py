@@ -165,7 +165,7 @@ def _of(aggregate: str, *types: str) -> tuple[str, ...]:
 BUDGET = Durable(
     name="budget",
     filters=(
-        *_of("machine", "MachineRequested", "MachineStopRequested", "MachineEnded"),
+        *_of("machine", "MachineRequested", "MachineStopRequested", "MachineEnded", "MachineParked"),
         *_of("budget", "BudgetRequested", "BudgetTopUpRequested"),
         TIMER_FILTER,
     ),

@@ -25,8 +25,8 @@ from events.budget import (
     ReservationRefused,
 )
 from events.ids import HUB
-from events.machine import MachineAdmitted, MachineDenied, MachineEnded, MachineQueued
-from events.words import BudgetPeriod, Hold, Outcome, Resource
+from events.machine import MachineAdmitted, MachineDenied, MachineEnded, MachineQueued, MachineRequested
+from events.words import BudgetPeriod, Hold, MachineType, Outcome, Resource
 
 Asked = Mapping[BUDGETED, Decimal]
 Said = Mapping[str, tuple[BudgetEvent, ...]]
@@ -155,7 +155,9 @@ def _admitted(
     accounts: Mapping[str, Account],
     asked: Asked,
 ) -> Decision:
-    own = _own_caps(accounts[at.node], asked)
+    request = at.machine.request
+    assert request is not None, "only what was requested is admitted"
+    own = _own_caps(accounts[at.node], asked, request)
     said = {**said, at.node: (*said[at.node], *own)}
     accounts = {**accounts, at.node: folded(accounts[at.node], own)}
     reservation_id = reservation_of(at.machine_id)
@@ -174,8 +176,12 @@ def _admitted(
     return Decision((MachineAdmitted(reservation_id=reservation_id, held=held),), reserved)
 
 
-def _own_caps(account: Account, asked: Asked) -> tuple[BudgetAllocated, ...]:
-    """Cap the machine at what is set aside for it, in money and calls; a cap that somebody has set before stands."""
+def _own_caps(account: Account, asked: Asked, request: MachineRequested) -> tuple[BudgetAllocated, ...]:
+    """Cap the machine at what is set aside for it, in money and calls; a cap that somebody has set before stands.
+
+    The money of a machine that calls models and was given no budget is not capped here: more is set aside as it goes.
+    """
+    open_ended = request.budget is None and request.machine_type is not MachineType.SHELL
     return tuple(
         BudgetAllocated(
             resource=resource,
@@ -185,7 +191,9 @@ def _own_caps(account: Account, asked: Asked) -> tuple[BudgetAllocated, ...]:
             period_start=TOTAL_START,
         )
         for resource in (Resource.MONEY, Resource.API_CALLS)
-        if resource in asked and (resource, BudgetPeriod.TOTAL) not in account.books
+        if resource in asked
+        and (resource, BudgetPeriod.TOTAL) not in account.books
+        and not (open_ended and resource is Resource.MONEY)
     )
 
 

@@ -19,7 +19,7 @@ def explained(ask: Reserve, at: Envelope, stands: Obstacle, need: Amounts, *, pa
     book, unit = stands.book, UNIT_OF[stands.book.resource]
     allocated = "no cap" if book.allocated is None else f"{plain(book.allocated)} {unit}"
     period = "in all" if book.period is BudgetPeriod.TOTAL else str(book.period)
-    what = "used" if stands.by_use else "reserved by others"
+    what = "used" if stands.by_use else "reserved"
     spent = at.calls.spent.get(Resource.MONEY, ZERO)
     left = f"{plain(stands.available)} {unit} of {allocated} ({period}) are not {what}."
     sentences = (

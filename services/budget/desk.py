@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from domain.budget import Admit, Cancel, Expire, Settle, Standing
+from domain.budget import Admit, Cancel, Expire, Readmit, Settle, Standing
 from domain.budget.machine import asks
 from domain.budget.queue import Waiting
 from domain.phases import QUEUE_S
@@ -13,7 +13,7 @@ from events.address import Address
 from events.budget import BudgetRequested, BudgetTopUpRequested
 from events.envelope import Cause, Recorded
 from events.ids import HUB
-from events.machine import MachineEnded, MachineQueued, MachineRequested, MachineStopRequested
+from events.machine import MachineEnded, MachineParked, MachineQueued, MachineRequested, MachineStopRequested
 from events.timer import TimerFired
 from events.words import Hold
 from services.budget.ledger import Answer, Ledger
@@ -26,6 +26,8 @@ from services.kit.timers import Timers
 
 ACTOR = "budget"
 LOG_FULL_DELAY_S = 10.0
+CALLS_OPEN_DELAY_S = 1.0
+"""Calls that were cut off by the end of their machine are settled within moments; those of a lost gateway by their lease."""
 
 
 class Desk:
@@ -64,8 +66,8 @@ class Desk:
                 await self._admit(where, request, recorded)
             case MachineStopRequested():
                 await self._end(where, recorded, Cancel())
-            case MachineEnded():
-                await self._ledger.carry_out(_machine(where), Settle, recorded.caused(ACTOR))
+            case MachineEnded() | MachineParked():
+                await self._settle(_machine(where), recorded)
             case BudgetRequested() | BudgetTopUpRequested():
                 await self._ledger.bring_up(where, recorded.caused(ACTOR))
             case TimerFired() as timer if timer.owner == ACTOR:
@@ -91,6 +93,19 @@ class Desk:
             await self._set_deadline(where, recorded.recorded_at)
             if answer.seq is not None:
                 await self.line.heard(answer.seq)
+
+    async def _settle(self, where: Address, recorded: Recorded) -> None:
+        answer = await self._ledger.carry_out(where, Settle, recorded.caused(ACTOR))
+        if answer.calls_open:
+            raise Later(CALLS_OPEN_DELAY_S, "model calls of it are not resolved yet")
+
+    async def readmit(self, where: Address, newest: Recorded) -> None:
+        """Let a parked machine in again, if there is room for it now."""
+        await self._ledger.carry_out(
+            where,
+            lambda now: Readmit(now, self._settings.tariff, self._settings.machines_max),
+            newest.caused(ACTOR, "there is room again"),
+        )
 
     async def _try_again(self, waiting: Waiting, newest: Recorded) -> None:
         where = address.machine(waiting.slug, waiting.machine_id)

@@ -2,16 +2,17 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
-from domain.budget import Account, Command, Decision, Machine, Situation, account, decide, machine, opened
+from domain.budget import Account, Command, Decision, Machine, Situation, decide, machine, opened
 from events import address
 from events.address import Address
 from events.budget import SharesRebalanced
 from events.envelope import Cause
 from events.ids import HUB
+from services.budget.purses import Purse, evolve
 from services.kit.log import Log, Write
 from services.kit.repository import Repository, decide_and_append
 
@@ -21,6 +22,8 @@ class Answer:
     """What was decided and appended."""
 
     before: Machine
+    calls_open: bool
+    """Whether model calls of the machine are not resolved yet."""
     decision: Decision
     seq: int | None
     """Of the last event of the batch; None: there was nothing to say."""
@@ -33,7 +36,7 @@ class Ledger:
         self._log = log
         self._now = now
         self._machines = Repository[Machine](log, Machine, machine.evolve)
-        self._accounts = Repository[Account](log, Account, account.evolve)
+        self._accounts = Repository[Purse](log, Purse, evolve)
 
     async def carry_out(self, where: Address, command: Callable[[datetime], Command], cause: Cause) -> Answer:
         """Decide over a machine and its accounts until the decision fits the log; `command` is made anew each time.
@@ -41,13 +44,13 @@ class Ledger:
         Raises:
             Transient, Refused: As `decide_and_append`.
         """
-        last = Answer(Machine(), Decision(), None)
+        last = Answer(Machine(), calls_open=False, decision=Decision(), seq=None)
 
         async def decided() -> Sequence[Write]:
             nonlocal last
             situation, seqs = await self._situation(where)
             decision = decide(command(self._now()), situation)
-            last = Answer(situation.machine, decision, None)
+            last = Answer(situation.machine, bool(situation.calls.open), decision, None)
             accounts = (
                 Write(address.budget(situation.owner(node), node), seqs[node], said)
                 for node, said in decision.accounts.items()
@@ -55,14 +58,14 @@ class Ledger:
             return [Write(where, seqs[""], decision.machine), *accounts]
 
         appended = await decide_and_append(self._log, decided, cause=cause)
-        return Answer(last.before, last.decision, appended.seq if appended else None)
+        return replace(last, seq=appended.seq if appended else None)
 
     async def bring_up(self, where: Address, cause: Cause) -> None:
         """Answer what an account was asked, and open its periods that have begun."""
 
         async def decided() -> Sequence[Write]:
             loaded = await self._accounts.get(where)
-            return [Write(where, loaded.seq, opened(loaded.state, where.project, where.id, self._now()))]
+            return [Write(where, loaded.seq, opened(loaded.state.account, where.project, where.id, self._now()))]
 
         await decide_and_append(self._log, decided, cause=cause)
 
@@ -74,7 +77,7 @@ class Ledger:
 
         async def decided() -> Sequence[Write]:
             hub = await self._accounts.get(where)
-            return [Write(where, hub.seq, decided_by(hub.state, self._now()))]
+            return [Write(where, hub.seq, decided_by(hub.state.account, self._now()))]
 
         await decide_and_append(self._log, decided, cause=cause)
 
@@ -87,6 +90,10 @@ class Ledger:
         )
         loaded = dict(zip(empty.path, accounts, strict=True))
         situation = Situation(
-            empty.slug, empty.machine_id, found.state, {node: state.state for node, state in loaded.items()}
+            empty.slug,
+            empty.machine_id,
+            found.state,
+            {node: state.state.account for node, state in loaded.items()},
+            loaded[empty.node].state.calls,
         )
         return situation, {"": found.seq, **{node: state.seq for node, state in loaded.items()}}

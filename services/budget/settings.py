@@ -9,6 +9,7 @@ from pydantic import Field
 
 from domain.tariff import CAD_PER_HOUR_MAX, Tariff
 from events.call import Currency
+from events.ledger import LEASE_S
 from services.budget.own_prices import OwnPrice
 from services.kit.settings import ServiceSettings
 
@@ -28,6 +29,16 @@ class BudgetSettings(ServiceSettings):
     """What a GiB of memory costs by the hour, CAD."""
     queue_look_s: float = Field(default=30.0, gt=0, le=3_600)
     """How often queued machines are tried though nothing was heard: a period that ends says nothing."""
+    slice_cad: Decimal = Field(default=Decimal("0.25"), ge=0, le=1_000, decimal_places=9)
+    """What is set aside at once when a machine without a budget of its own needs more for its model calls, CAD."""
+    elastic_cad: Decimal = Field(default=Decimal("0.05"), ge=0, le=1_000, decimal_places=9)
+    """How far beyond what is set aside a call in the mode `elastic` may go, CAD."""
+    draw_s: float = Field(default=1.0, gt=0, le=60)
+    """How long what calls have used may count as reserved only on the accounts of project and hub."""
+    calls_look_s: float = Field(default=0.1, gt=0, le=10)
+    """How often calls that wait are looked at."""
+    call_lease_s: float = Field(default=LEASE_S, gt=0, le=600)
+    """How long an open call lives without being renewed by its gateway."""
 
     prices_file: Path | None = None
     """A TOML file with the hub's own prices of models; it counts before the packaged ones."""

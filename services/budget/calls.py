@@ -1,0 +1,368 @@
+"""Model calls of machines: each machine has a mailbox, and what waits in it is decided together and appended at once.
+
+So thirty calls of one machine cost one commit, and calls of different machines share one in the log's appender.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import assert_never
+from uuid import UUID
+
+import structlog
+
+from domain.budget import Standing
+from domain.budget.calling import Outcome, Terms, draw, folded, in_doubt, observe, reserve, settle, void
+from domain.budget.calls import Calls
+from events import address
+from events.address import Address
+from events.budget import BudgetEvent
+from events.envelope import Cause
+from events.ledger import AskPrice, Call, Granted, NotGranted, Observe, Reserve, Settle, Settled, Void
+from events.machine import MachineEvent
+from events.words import OnExhausted, Resource
+from services.budget.prices import PriceBook
+from services.budget.purses import Path, Purse, Purses, evolve
+from services.budget.settings import BudgetSettings
+from services.kit.errors import Conflict, LogFull, Transient
+from services.kit.log import Log
+from services.kit.repository import CONFLICTS_MAX, Loaded
+
+TOGETHER_MAX = 64
+"""Commands of one machine that are decided together."""
+WAITING_MAX = 1_000
+"""Reservations of one machine that may wait; what is beyond is asked to come again."""
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("budget")
+
+
+class UnknownCall(Exception):
+    """Nobody has reserved this call, or it was resolved too long ago."""
+
+
+class Busy(Exception):
+    """Too many reservations of the machine wait already; ask again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Move what the machine's calls have used from reserved to used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """Nobody has renewed a call for too long."""
+
+    call_id: UUID
+    reason: str
+    since: datetime
+
+
+Command = Reserve | Observe | Settle | Void | Draw | Expire
+Answer = Granted | NotGranted | Settled | None
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """A command that somebody waits for the answer of."""
+
+    command: Command
+    cause: Cause
+    answer: "asyncio.Future[Answer]"
+    until: float = 0.0
+    """By the monotonic clock: for how long a reservation may wait."""
+
+
+@dataclass(slots=True)
+class _Draft:
+    """What has been decided for one mailbox and is not appended yet."""
+
+    path: Path
+    accounts: dict[str, list[BudgetEvent]] = field(default_factory=dict[str, list[BudgetEvent]])
+    machine: list[MachineEvent] = field(default_factory=list[MachineEvent])
+    answers: list[tuple[Asked, Answer | Exception]] = field(default_factory=list[tuple[Asked, Answer | Exception]])
+    waits: list[Asked] = field(default_factory=list[Asked])
+    is_certain: bool = True
+    """Whether all of it may be answered though the accounts above were not read just now."""
+
+    def put(self, node: str, events: Sequence[BudgetEvent]) -> None:
+        self.accounts.setdefault(node, []).extend(events)
+
+
+@dataclass(slots=True)
+class _Mailbox:
+    where: Address
+    asked: list[Asked] = field(default_factory=list[Asked])
+    waiting: list[Asked] = field(default_factory=list[Asked])
+    work: "asyncio.Task[None] | None" = None
+    draw_due: float | None = None
+
+
+class CallDesk:
+    """Decides on model calls until its tasks are cancelled."""
+
+    def __init__(self, log: Log, prices: PriceBook, settings: BudgetSettings, now: Callable[[], datetime]) -> None:
+        self._log = log
+        self._prices = prices
+        self._settings = settings
+        self._purses = Purses(log, now)
+        self._boxes: dict[Address, _Mailbox] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+
+    def begin(self, tasks: asyncio.TaskGroup) -> None:
+        self._tasks = tasks
+
+    async def ask(self, command: Reserve | Observe | Settle | Void, actor: str) -> Answer:
+        """Decide and append; returns when it is durable.
+
+        Raises:
+            UnknownCall: It settles what nobody reserved.
+            Busy: Too many wait.
+            Transient, LogFull: It is not known to be stored; ask again.
+        """
+        where = address.machine(command.project, command.machine_id)
+        wait_s = command.wait_s if isinstance(command, Reserve) else 0.0
+        return await self._submit(where, command, actor, wait_s)
+
+    async def expire(self, call: Call, reason: str, since: datetime) -> None:
+        await self._submit(
+            address.machine(call.project, call.machine_id), Expire(call.call_id, reason, since), "budget", 0.0
+        )
+
+    def budgets_moved(self) -> None:
+        """Something was settled, released or allocated: whoever waits is tried again."""
+        for box in self._boxes.values():
+            if box.waiting:
+                self._wake(box)
+
+    async def serve(self) -> None:
+        """Draw what is due, and tell those who have waited long enough, for ever."""
+        while True:
+            await asyncio.sleep(self._settings.calls_look_s)
+            moment = time.monotonic()
+            for box in tuple(self._boxes.values()):
+                if box.draw_due is not None and box.draw_due <= moment:
+                    box.draw_due = None
+                    self._put(box, Draw(), "budget")
+                elif any(asked.until <= moment for asked in box.waiting):
+                    self._wake(box)
+                elif not (box.asked or box.waiting or box.work or box.draw_due):
+                    del self._boxes[box.where]
+                    self._purses.forget(box.where)
+
+    async def _submit(self, where: Address, command: Command, actor: str, wait_s: float) -> Answer:
+        box = self._boxes.setdefault(where, _Mailbox(where))
+        if len(box.asked) + len(box.waiting) >= WAITING_MAX:
+            raise Busy(f"{WAITING_MAX} commands of {where} wait already")
+        if isinstance(command, Void):
+            _give_up(box, command)
+        return await self._put(box, command, actor, wait_s)
+
+    def _put(self, box: _Mailbox, command: Command, actor: str, wait_s: float = 0.0) -> "asyncio.Future[Answer]":
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        if isinstance(command, Draw):
+            answer.add_done_callback(_drawn)
+        box.asked.append(Asked(command, Cause(actor), answer, time.monotonic() + wait_s))
+        self._wake(box)
+        return answer
+
+    def _wake(self, box: _Mailbox) -> None:
+        if box.work is None:
+            assert self._tasks is not None, "begin was called"
+            box.work = self._tasks.create_task(self._empty(box))
+
+    async def _empty(self, box: _Mailbox) -> None:
+        try:
+            retry = True
+            while box.asked or (retry and box.waiting):
+                again = box.waiting[:] if retry else []
+                box.waiting = [asked for asked in box.waiting if asked not in again]
+                retry = False
+                taken, box.asked = box.asked[:TOGETHER_MAX], box.asked[TOGETHER_MAX:]
+                # What makes room comes before what wants some.
+                together = sorted((*again, *taken), key=lambda asked: isinstance(asked.command, Reserve))
+                moved = await self._together(box, [asked for asked in together if not asked.answer.done()])
+                retry = moved and bool(box.waiting)
+        finally:
+            box.work = None
+        if box.asked:
+            self._wake(box)
+
+    async def _together(self, box: _Mailbox, asked: list[Asked]) -> bool:
+        """Decide on all of these and append it; returns whether something was resolved, so that others may fit."""
+        try:
+            draft = await self._decided_and_appended(box, asked)
+        except (Transient, LogFull) as error:
+            self._purses.forget(box.where)
+            for each in asked:
+                if not each.answer.done():
+                    each.answer.set_exception(type(error)(str(error)))
+            return False
+        except Exception as error:  # noqa: BLE001 # the edge: whoever asks gets an answer, and the next one is served
+            _log.error("calls.failed", address=str(box.where), exc_info=error)
+            self._purses.forget(box.where)
+            for each in asked:
+                if not each.answer.done():
+                    each.answer.set_exception(Transient(f"the budget failed: {type(error).__name__}"))
+            return False
+        for each, answer in draft.answers:
+            if each.answer.done():
+                continue
+            if isinstance(answer, Exception):
+                each.answer.set_exception(answer)
+            else:
+                each.answer.set_result(answer)
+        box.waiting += draft.waits
+        self._after(box, draft)
+        return any(isinstance(each.command, Settle | Void | Expire) for each in asked)
+
+    def _after(self, box: _Mailbox, draft: _Draft) -> None:
+        calls = self._calls(box, draft)
+        if calls.undrawn and box.draw_due is None:
+            box.draw_due = time.monotonic() + self._settings.draw_s
+
+    def _calls(self, box: _Mailbox, draft: _Draft) -> Calls:
+        return folded(draft.path.own.calls, tuple(draft.accounts.get(box.where.id, ())))
+
+    async def _decided_and_appended(self, box: _Mailbox, asked: list[Asked]) -> _Draft:
+        fresh = False
+        for round_number in range(CONFLICTS_MAX):
+            epoch = max((each.command.epoch for each in asked if isinstance(each.command, Reserve)), default=None)
+            path = await self._purses.path(box.where, epoch=epoch, fresh=fresh)
+            draft = await self._decide(path, asked)
+            if not draft.is_certain and not fresh:
+                fresh = True
+                continue
+            writes = self._purses.writes(path, draft.accounts, draft.machine)
+            if not writes:
+                return draft
+            try:
+                appended = await self._log.append(*writes, cause=asked[0].cause)
+            except Conflict:
+                fresh = True
+                await asyncio.sleep(random.uniform(0, 0.002 * 2 ** min(round_number, 7)))  # noqa: S311 # jitter
+            else:
+                self._purses.took(path, writes, appended)
+                return draft
+        raise Transient(f"{box.where}: still in conflict after {CONFLICTS_MAX} rounds")
+
+    async def _decide(self, path: Path, asked: list[Asked]) -> _Draft:
+        """Decide one after the other, each on what the ones before it leave."""
+        draft = _Draft(path)
+        now = path
+        for each in asked:
+            before = {node: len(events) for node, events in draft.accounts.items()}
+            await self._decide_one(now, each, draft)
+            now = _moved(now, draft, before)
+        return draft
+
+    async def _decide_one(self, path: Path, each: Asked, draft: _Draft) -> None:
+        node, calls = path.where.id, path.own.calls
+        match each.command:
+            case Reserve() as ask:
+                await self._reserve(path, each, ask, draft)
+            case Observe() as ask:
+                draft.put(node, observe(ask.call_id, ask.tokens, calls))
+                draft.answers.append((each, None))
+            case Void() as ask:
+                draft.put(node, void(ask, calls))
+                draft.answers.append((each, None))
+            case Settle() as ask:
+                self._settle(path, each, ask, draft)
+            case Expire(call_id=call_id, reason=reason, since=since):
+                if (call := calls.open.get(call_id)) is None:
+                    draft.answers.append((each, None))
+                    return
+                of = Call(
+                    call_id=call_id,
+                    project=path.where.project,
+                    machine_id=UUID(node),
+                    epoch=call.reserved.epoch,
+                )
+                self._settle(path, each, in_doubt(call, of, since, self._purses.now(), reason), draft)
+            case Draw():
+                envelope = path.envelope(self._settings.tariff)
+                said = draw(envelope, UUID(node), self._purses.now(), path.where.project)
+                for account, events in said.items():
+                    draft.put(account, events)
+                draft.answers.append((each, None))
+            case _:
+                assert_never(each.command)
+
+    async def _reserve(self, path: Path, each: Asked, ask: Reserve, draft: _Draft) -> None:
+        if path.machine.standing is not Standing.ADMITTED or ask.epoch != path.machine.epoch:
+            message = f"epoch {ask.epoch} of machine {ask.machine_id} does not run"
+            draft.is_certain = False
+            draft.answers.append((each, NotGranted(call_id=ask.call_id, code="fenced", message=message)))
+            return
+        priced = await self._prices.lookup(AskPrice(provider=ask.provider, model=ask.model), self._purses.now())
+        terms = Terms(
+            self._purses.now(),
+            self._settings.slice_cad,
+            self._settings.elastic_cad,
+            out_of_time=each.until <= time.monotonic(),
+        )
+        outcome: Outcome = reserve(ask, priced.rates, path.envelope(self._settings.tariff), terms)
+        if not isinstance(outcome.answer, Granted):
+            draft.is_certain = False
+        if outcome.answer is None:
+            draft.waits.append(each)
+            return
+        for node, events in outcome.accounts.items():
+            draft.put(node, events)
+        draft.machine += outcome.machine
+        draft.answers.append((each, outcome.answer))
+
+    def _settle(self, path: Path, each: Asked, ask: Settle, draft: _Draft) -> None:
+        request = path.machine.request
+        said = settle(ask, request.machine_type if request else None, path.own.calls)
+        if said is None:
+            draft.answers.append((each, UnknownCall(f"nobody has reserved call {ask.call_id}")))
+            draft.is_certain = False
+            return
+        draft.put(path.where.id, said)
+        calls = folded(path.own.calls, said)
+        draft.answers.append(
+            (
+                each,
+                Settled(
+                    call_id=ask.call_id,
+                    cost_cad=calls.resolved.get(ask.call_id, Decimal(0)),
+                    spent_cad=calls.spent.get(Resource.MONEY, Decimal(0)),
+                ),
+            )
+        )
+
+
+def _moved(path: Path, draft: _Draft, before: dict[str, int]) -> Path:
+    """Return the path with what was decided since; its seqs stay those of the log."""
+    purses = dict(path.purses)
+    for node, events in draft.accounts.items():
+        state: Purse = purses[node].state
+        for event in events[before.get(node, 0) :]:
+            state = evolve(state, event)
+        purses[node] = Loaded(state, purses[node].seq)
+    return Path(path.where, path.machine, path.machine_seq, purses)
+
+
+def _give_up(box: _Mailbox, command: Void) -> None:
+    """Its client has gone: a reservation that still waits is answered, so that it is never granted."""
+    for asked in (*box.waiting, *box.asked):
+        if isinstance(asked.command, Reserve) and asked.command.call_id == command.call_id and not asked.answer.done():
+            gone = NotGranted(
+                call_id=command.call_id, code="cancelled", action=OnExhausted.REFUSE, message="its client has gone"
+            )
+            asked.answer.set_result(gone)
+    box.waiting = [asked for asked in box.waiting if not asked.answer.done()]
+
+
+def _drawn(answer: "asyncio.Future[Answer]") -> None:
+    if not answer.cancelled() and (error := answer.exception()) is not None:
+        _log.warning("calls.not_drawn", reason=str(error), consequence="it is tried with the next call")
+
+
+__all__ = ["Busy", "CallDesk", "UnknownCall"]
