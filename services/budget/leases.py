@@ -23,7 +23,6 @@ from services.kit.log import Log
 
 FILTERS = ("av.*.budget.>",)
 LOOK_S = 2.0
-BATCH = 5_000
 LOST = f"the gateway has not said for {LEASE_S:g} s that the call is alive; counted is the most that it can have used"
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("budget")
@@ -79,7 +78,7 @@ class Leases:
 
     async def catch_up(self) -> None:
         """Find all calls that are open, from the log's beginning to its present end."""
-        async with aclosing(self._log.follow(filters=FILTERS, batch=BATCH, stop_at_end=True)) as batches:
+        async with aclosing(self._log.follow(filters=FILTERS, stop_at_end=True)) as batches:
             async for batch in batches:
                 for recorded in batch:
                     self._hear(recorded)
