@@ -127,6 +127,8 @@ class Relay:
                     return
                 with outside:
                     await self._carry(inside, outside)
+        except Exception:
+            log.exception("way_out.connection_failed")  # one connection's trouble; the others go on
         finally:
             self._room.release()
 
