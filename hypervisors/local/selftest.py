@@ -1,12 +1,14 @@
 """A host is believed only after real sandboxes on it have been seen to isolate: what does not hold refuses the host."""
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -69,10 +71,54 @@ def problems(sandbox: Sandbox, groups: cgroups.Cgroups, data: Path) -> tuple[str
     canary.write_text("visible")
     try:
         with _place(sandbox, groups, data) as place, socket.create_server(("127.0.0.1", 0)) as server:
-            found = _facts(place, [str(canary), str(server.getsockname()[1])])
-            return tuple(_judge(found)) or tuple(_outlives_parent(place))
+            port = server.getsockname()[1]
+            with _way_out(sandbox, groups, data, port) as way_out:
+                found = _facts(place, [str(canary), str(port)])
+                isolated = tuple(_judge(found)) or tuple(_outlives_parent(place))
+                return isolated or tuple(_leads_elsewhere(way_out))
     finally:
         canary.unlink()
+
+
+@contextlib.contextmanager
+def _way_out(sandbox: Sandbox, groups: cgroups.Cgroups, data: Path, closed: int) -> Generator[subprocess.Popen[str]]:
+    """Have a sandbox with a way out try what it must not reach, beside the other probe: most of its time is imports."""
+    with _place(sandbox, groups, data) as place:
+        probe = subprocess.Popen(
+            [sys.executable, "-P", "-m", "agent.wayprobe"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd="/",
+            env={name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH") if name in os.environ},
+            start_new_session=True,
+        )
+        try:
+            assert probe.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                probe.stdin.write(json.dumps({"launcher": place.launcher, "closed": [closed]}) + "\n")
+                probe.stdin.flush()
+            yield probe
+        finally:
+            probe.kill()
+            probe.communicate()
+
+
+def _leads_elsewhere(probe: subprocess.Popen[str]) -> Iterator[str]:
+    """What is wrong with the way out. One that was only too slow refuses no host: it is tried again by every machine."""
+    try:
+        said, complaint = probe.communicate(timeout=PROBE_DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        return
+    for line in said.splitlines():
+        name, _, value = line.partition("=")
+        if name == "reached":
+            yield f"the sandbox reaches port {value} of the host's loopback"
+        if name == "gateway" and value not in {"open", "late"}:
+            yield f"the sandbox has no way to the gateway: {value}. Remedy: {_REMEDY}"
+    if probe.returncode:
+        yield f"the way out of a sandbox could not be tried: {complaint.strip()[-300:]}"
 
 
 def _facts(place: _Probe, arguments: list[str]) -> dict[str, list[str]] | str:
