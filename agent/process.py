@@ -50,7 +50,7 @@ class RunnerProcess:
                 text = _WAIT.format(gate=gate_fd) + text
             self._popen = subprocess.Popen(
                 [*launcher, "bash", "-c", text, "goal", *program.argv],
-                stdin=stdin,
+                stdin=stdin if program.stdin else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 pass_fds=[fd] if gate_fd is None else [fd, gate_fd],
