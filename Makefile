@@ -5,13 +5,14 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 DATA ?= .data
+CLIS ?= .clis
 STAMP := .venv/.synced
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links --no-annotate --exclude-newer "7 days" $(if $(UPGRADE),--upgrade)
 
 .PHONY: help
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(STAMP) ## Make .venv with everything in it, hashes checked; nothing to do the second time
@@ -62,6 +63,11 @@ clean: ## Remove what was made, and the data too, after asking
 .PHONY: test
 test: setup ## Run all tests (ARGS="-k name" for some)
 	@$(BIN)/pytest -n auto $(ARGS)
+
+.PHONY: test-clis
+test-clis: setup ## Run the real Claude Code, Qwen Code and Aider, installed apart in $(CLIS) (ARGS="-k aider" for some)
+	@tests_clis/install.sh $(abspath $(CLIS)) $(BIN)/uv
+	@AUTOVIBE_CLIS=$(abspath $(CLIS)) $(BIN)/pytest tests_clis $(ARGS)
 
 .PHONY: lint
 lint: setup ## Style, types, and who may import whom

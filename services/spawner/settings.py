@@ -42,7 +42,7 @@ class SpawnerSettings(ServiceSettings):
     agent_nats_url: str = ""
     """What agents connect to; empty: `nats_url`."""
     agent_gateway_url: str = ""
-    """Where agents find the model gateway, `http://host:port`; empty: no machine reaches a model."""
+    """Where agents find the model gateway, e.g. `http://127.0.0.1:8002`; empty: no machine reaches a model."""
     starts_max: int = Field(default_factory=_twice_the_cores, ge=1, le=10_000)
     """Incarnations being made at once."""
     spawner_reports_at_once: int = Field(default=32, ge=1, le=1_000)
