@@ -24,12 +24,14 @@ from services.gateway.meters import Meters
 from services.gateway.ratelimited import LIMITED, Cooldown, Holds, LimitedFor
 from services.gateway.refusals import Refusal, RefusedCall, out_of_budget, unauthenticated, unreachable
 from services.gateway.relay import Relay
-from services.gateway.reply import Reply
+from services.gateway.reply import ClientGone, Reply
 from services.gateway.settings import GatewaySettings, Upstream
 from services.gateway.tokens import Caller, Tokens
 from services.gateway.usage import Meter
 from services.kit.errors import KitError
 
+CLIENT_GONE = 499
+"""Nobody hears it; it is what the field calls it in logs."""
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway")
 
 
@@ -87,6 +89,7 @@ class ModelCall:
         self._account: Account | None = None
         self._response: aiohttp.ClientResponse | None = None
         self._meter: Meter | None = None
+        self._relay: Relay | None = None
         self._sent_at = time.monotonic()
         self._is_cut = False
 
@@ -102,6 +105,8 @@ class ModelCall:
         try:
             async with self._parts.tokens.bound(self._caller, cut):
                 return await self._answered()
+        except ClientGone:
+            return web.Response(status=CLIENT_GONE)
         except asyncio.CancelledError:
             if self._is_cut:
                 self._reply.cut()
@@ -242,6 +247,7 @@ class ModelCall:
         account.began_at = now()
         self._sent_at = time.monotonic()
         self._meter = self._kind.meter(self._asked)
+        self._response = None
         path_qs = self._request.rel_url.raw_path_qs
         try:
             response = await send(parts.session, self._upstream, path_qs, self._asked.raw, self._request.headers)
@@ -313,7 +319,7 @@ class ModelCall:
         settings, meter = self._parts.settings, self._metering()
         watch: RiskWatch | None = self._parts.boundary.risk_watch(self._call)
         await self._reply.begin(200, answer_headers(response.headers))
-        relay = Relay(meter, self._reply, watch, whole_events=self._asked.drops_usage)
+        self._relay = relay = Relay(meter, self._reply, watch, whole_events=self._asked.drops_usage)
         broke = ""
         try:
             async with asyncio.timeout(settings.gateway_call_s_max):
@@ -373,8 +379,9 @@ class ModelCall:
     async def _drain(self, account: Account, response: aiohttp.ClientResponse) -> None:
         """Read on for a moment, for what the provider says was used, then hang up."""
         meter = self._metering()
-        relay = Relay(meter, self._reply, None, whole_events=False)
+        relay = self._relay or Relay(meter, self._reply, None, whole_events=False)
         parts: list[bytes] = []
+        meter.usage.may_hide = meter.usage.may_hide or not self._asked.stream
         try:
             async with asyncio.timeout(self._parts.settings.gateway_drain_s):
                 async for chunk in response.content.iter_any():
@@ -386,6 +393,5 @@ class ModelCall:
                 meter.on_body(b"".join(parts))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             _log.info("answer.not_drained", call_id=str(self._call.call_id), reason=repr(error))
-            meter.usage.may_hide = meter.usage.may_hide or not self._asked.stream
         response.close()
         self._settle(account, "" if meter.usage.is_complete else "whoever asked has gone before the answer was whole")

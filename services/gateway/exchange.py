@@ -1,12 +1,14 @@
 """Talking to a provider: what of a client's headers is passed on, with our credential; and what of the answer's."""
 
 import asyncio
+import io
 from collections.abc import Mapping
 
 import aiohttp
 
 from services.gateway.settings import Upstream
 
+WHOLE_BYTES_MAX = 1024 * 1024
 ERROR_BYTES_MAX = 1024 * 1024
 _PASSED = frozenset({"accept", "content-type", "user-agent", "x-app"})
 _PASSED_PREFIXES = ("anthropic-", "x-stainless-", "x-claude-")
@@ -61,7 +63,8 @@ async def send(
     try:
         return await session.post(
             upstream.base_url + path_qs,
-            data=body,
+            # aiohttp writes bytes in one go, and warns of it beyond a mebibyte.
+            data=io.BytesIO(body) if len(body) > WHOLE_BYTES_MAX else body,
             headers=request_headers(headers, upstream),
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=upstream.connect_s, sock_read=upstream.silence_s),

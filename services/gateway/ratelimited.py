@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
@@ -60,11 +60,14 @@ class Cooldown:
             return
         if self.left_s > self._wait_s_max:
             raise LimitedFor(self.left_s)
-        async with self._probe:
+        async with AsyncExitStack() as probing:
+            await probing.enter_async_context(self._probe)
             while (left_s := self.left_s) > 0:
                 if left_s > self._wait_s_max:
                     raise LimitedFor(left_s)
                 await asyncio.sleep(left_s)
+            if not self._refusals:  # whoever asked before was not refused: nobody has to ask alone any more
+                await probing.aclose()
             yield
 
     def accepted(self) -> None:

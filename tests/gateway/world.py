@@ -1,6 +1,7 @@
 """A gateway on a real log, machines that may call it, and the hands of everybody else."""
 
 import hashlib
+import io
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -124,7 +125,7 @@ class World:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         if machine is not None:
             named["authorization"] = f"Bearer {machine.token}"
-        data = body if isinstance(body, bytes) else None
+        data = io.BytesIO(body) if isinstance(body, bytes) else None
         json = None if isinstance(body, bytes) else body
         if data is not None:
             named.setdefault("content-type", "application/json")
