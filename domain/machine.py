@@ -95,7 +95,7 @@ def safety_id(machine_id: UUID, epoch: int, target: UUID) -> UUID:
     return derived("safety", str(machine_id), str(epoch), str(target))
 
 
-def decide(command: c.Command, machine: Machine) -> list[m.MachineEvent]:  # noqa: C901, PLR0911 - one case a command
+def decide(command: c.Command, machine: Machine) -> list[m.MachineEvent]:  # noqa: C901, PLR0911, PLR0912 - one case a command
     """Return what happens to the machine because of `command`; nothing when it no longer fits."""
     if machine.phase is None or machine.is_ended:
         return []
@@ -120,6 +120,9 @@ def decide(command: c.Command, machine: Machine) -> list[m.MachineEvent]:  # noq
             return _deadline(command, machine)
         case c.Destroyed():
             return _destroyed(command, machine)
+        case c.Meter(epoch=epoch):
+            at_work = machine.phase is Phase.WORKING and epoch == machine.epoch
+            return [*_unmetered(machine, command.usage)] if at_work else []
         case _:
             assert_never(command)
 
@@ -373,8 +376,11 @@ def _end(machine: Machine, usage: tuple[m.UsageRecorded, ...], last_good: UUID |
 
 
 def _unmetered(machine: Machine, usage: tuple[m.UsageRecorded, ...]) -> tuple[m.UsageRecorded, ...]:
-    """Each incarnation's use is recorded once."""
-    return () if machine.incarnation is None or machine.incarnation.metered else usage
+    """Each moment of each incarnation is recorded once: what begins where nothing ends was recorded meanwhile."""
+    newest = machine.incarnation
+    if newest is None or newest.metered:
+        return ()
+    return tuple(line for line in usage if newest.metered_until is None or line.period_start == newest.metered_until)
 
 
 def final_checkpoint(machine: Machine, *, taken: bool, last_good: UUID | None) -> UUID | None:

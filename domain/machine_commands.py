@@ -136,8 +136,17 @@ class Destroyed:
     last_good: UUID | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """Record what the incarnation used so far."""
+
+    epoch: int
+    usage: tuple[UsageRecorded, ...]
+
+
 Command = (
-    Provision
+    Meter
+    | Provision
     | Refuse
     | Booted
     | Restored

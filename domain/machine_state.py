@@ -41,7 +41,14 @@ class Incarnation:
     seen_at: datetime = NEVER
     """The last event of this epoch: until then it surely ran."""
     metered: bool = False
-    """Its use of the host is recorded."""
+    """All its use of the host is recorded."""
+    metered_until: datetime | None = None
+    """Up to when it is recorded."""
+
+    @property
+    def metered_from(self) -> datetime | None:
+        """From when on its use is not recorded yet; None: it never booted."""
+        return self.metered_until or self.booted_at
 
     def ran_until(self, now: datetime, *, surely: bool) -> datetime:
         """When it ended to run: now, or, where nobody saw it end, the last that was heard of it."""
@@ -325,7 +332,8 @@ def _provisioned(machine: Machine, event: m.MachineProvisioningStarted, at: date
 
 def _metered(machine: Machine, newest: Incarnation, event: m.UsageRecorded) -> Machine:
     if event.epoch == newest.epoch:
-        machine = replace(machine, incarnation=replace(newest, metered=True))
+        over = machine.phase is not Phase.WORKING  # while it works more is to come
+        machine = replace(machine, incarnation=replace(newest, metered=over, metered_until=event.period_end))
     if event.resource_type is not Resource.TIME:
         return machine
     ran_s = Decimal((event.period_end - event.period_start) / timedelta(microseconds=1)) / 1_000_000

@@ -43,7 +43,7 @@ class Line(Value):
     period_start: Time
 
 
-Lines = Annotated[tuple[Line, ...], Field(min_length=1, max_length=16)]
+Lines = Annotated[tuple[Line, ...], Field(min_length=1, max_length=64)]
 
 
 class BudgetRequested(BudgetEvent):

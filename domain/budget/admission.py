@@ -12,7 +12,7 @@ from decimal import Decimal
 from domain.budget.account import ZERO, Account, Book, bounded, free, left
 from domain.budget.allocation import folded, is_over, opened
 from domain.budget.decision import NOTHING, Admit, Decision, Situation, nonempty, reservation_of
-from domain.budget.machine import Standing, asks
+from domain.budget.machine import Standing, asks, asks_of_host
 from domain.budget.queue import behind
 from domain.periods import TOTAL_START
 from events.budget import (
@@ -54,9 +54,9 @@ def admit(command: Admit, at: Situation) -> Decision:
         return NOTHING
     if at.machine.stop_requested:
         return cancelled("stopped before it was admitted")
-    asked = asks(request, command.tariff)
     said: Said = {node: opened(at.account(node), at.owner(node), node, command.now) for node in at.path}
     accounts = {node: folded(at.account(node), said[node]) for node in at.path}
+    asked = _asked(request, command, accounts)
     if at.node == at.slug:
         return _refused_name(at, asked)
     if short := _denying(accounts, asked, command.now):
@@ -64,6 +64,17 @@ def admit(command: Admit, at: Situation) -> Decision:
     if queued := _in_the_way(command, at, accounts, asked):
         return _waits(command, at, said, queued)
     return _admitted(command.now, at, said, accounts, asked)
+
+
+def _asked(request: MachineRequested, command: Admit, accounts: Mapping[str, Account]) -> Asked:
+    """Return what is set aside: of the host's resources those that somebody has capped, so that others cost no lines."""
+    capped = {
+        book.resource for account in accounts.values() for book in account.books.values() if book.allocated is not None
+    }
+    of_host = {
+        resource: amount for resource, amount in asks_of_host(request, command.tariff).items() if resource in capped
+    }
+    return {**asks(request, command.tariff), **of_host}
 
 
 def _waits(command: Admit, at: Situation, said: Said, queued: MachineQueued) -> Decision:

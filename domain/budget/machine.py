@@ -117,6 +117,16 @@ def asks(request: MachineRequested, tariff: Tariff) -> dict[BUDGETED, Decimal]:
     return asked
 
 
+def asks_of_host(request: MachineRequested, tariff: Tariff) -> dict[BUDGETED, Decimal]:
+    """Return what a machine takes of its host at most, in core hours and GiB hours; set aside where that is capped."""
+    worst = worst_case(request.limits, tariff)
+    return {
+        Resource.CPU: worst.cpu_hours,
+        Resource.MEMORY: worst.gb_hours,
+        Resource.STORAGE: worst.storage_gb_hours,
+    }
+
+
 def _added(usage: Mapping[BUDGETED, Decimal], event: UsageRecorded) -> Mapping[BUDGETED, Decimal]:
     added: dict[BUDGETED, Decimal] = dict(usage)
     added[Resource.MONEY] = usage.get(Resource.MONEY, ZERO) + event.cost_cad
@@ -124,8 +134,8 @@ def _added(usage: Mapping[BUDGETED, Decimal], event: UsageRecorded) -> Mapping[B
         case Resource.TIME:
             minutes = event.amount * (_MINUTES_PER_HOUR if event.unit is Unit.HOURS else 1)
             added[Resource.TIME] = usage.get(Resource.TIME, ZERO) + minutes
-        case Resource.API_CALLS:
-            added[Resource.API_CALLS] = usage.get(Resource.API_CALLS, ZERO) + event.amount
-        case _:
+        case Resource.MONEY:
             pass
+        case resource:
+            added[resource] = usage.get(resource, ZERO) + event.amount
     return added

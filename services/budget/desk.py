@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from decimal import Decimal
 from uuid import UUID
 
 from domain.budget import Admit, Cancel, Expire, Readmit, Settle, Standing
-from domain.budget.machine import asks
+from domain.budget.machine import asks, asks_of_host
 from domain.budget.queue import Waiting
 from domain.phases import QUEUE_S
 from events import address
@@ -15,7 +16,7 @@ from events.envelope import Cause, Recorded
 from events.ids import HUB
 from events.machine import MachineEnded, MachineParked, MachineQueued, MachineRequested, MachineStopRequested
 from events.timer import TimerFired
-from events.words import Hold
+from events.words import Hold, Resource
 from services.budget.ledger import Answer, Ledger
 from services.budget.line import Line
 from services.budget.settings import BudgetSettings
@@ -77,7 +78,8 @@ class Desk:
 
     async def _admit(self, where: Address, request: MachineRequested, recorded: Recorded) -> None:
         where = _machine(where)
-        wants = dict(asks(request, self._settings.tariff))
+        tariff = self._settings.tariff
+        wants: dict[Resource, Decimal] = {**asks(request, tariff), **asks_of_host(request, tariff)}
         comes = MachineQueued(hold=Hold.BUDGET, node=HUB, wants=wants, greediness=request.greediness)
         who = Waiting(where.project, UUID(where.id), comes, self._now())
         answer = await self._ledger.carry_out(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from domain.tariff import CAD_PER_HOUR_MAX, Tariff
+from domain.tariff import CAD_PER_HOUR_MAX, CAD_PER_STORAGE_HOUR_MAX, Tariff
 from events.call import Currency
 from events.ledger import LEASE_S
 from services.budget.own_prices import OwnPrice
@@ -27,6 +27,10 @@ class BudgetSettings(ServiceSettings):
     """What a virtual core costs by the hour, CAD."""
     gib_hour_cad: Decimal = Field(default=Tariff().gib_hour_cad, ge=0, le=CAD_PER_HOUR_MAX, decimal_places=9)
     """What a GiB of memory costs by the hour, CAD."""
+    storage_gib_hour_cad: Decimal = Field(
+        default=Tariff().storage_gib_hour_cad, ge=0, le=CAD_PER_STORAGE_HOUR_MAX, decimal_places=9
+    )
+    """What a GiB of disk costs by the hour, CAD."""
     queue_look_s: float = Field(default=30.0, gt=0, le=3_600)
     """How often queued machines are tried though nothing was heard: a period that ends says nothing."""
     slice_cad: Decimal = Field(default=Decimal("0.25"), ge=0, le=1_000, decimal_places=9)
@@ -60,4 +64,4 @@ class BudgetSettings(ServiceSettings):
 
     @property
     def tariff(self) -> Tariff:
-        return Tariff(self.vcpu_hour_cad, self.gib_hour_cad)
+        return Tariff(self.vcpu_hour_cad, self.gib_hour_cad, self.storage_gib_hour_cad)

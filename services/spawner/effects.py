@@ -18,7 +18,7 @@ from domain.machine_state import Machine, Start, due, is_sealed_late
 from domain.overview import Project
 from domain.phases import PROGRESS_S
 from domain.tariff import Tariff
-from domain.usage import usage_of
+from domain.usage import is_usage_due, usage_of
 from events import address as at
 from events.agent import Capture, Stop
 from events.fresh import now
@@ -101,7 +101,7 @@ class Effects:
             return ()
         return recovery_candidates(self._project(watch).tree, known.machine_id, base, known.machine.base_epoch)
 
-    async def _react(self, watch: Watch) -> bool:
+    async def _react(self, watch: Watch) -> bool:  # noqa: PLR0911 - one answer a question
         """Answer what was asked of the machine, what it waited for, and the time."""
         machine, known, moment = watch.known.machine, watch.known, now()
         if machine.stop is not None and await self._desk.say(known, lambda m: decide(c.Stop(), m)):
@@ -115,6 +115,8 @@ class Effects:
             settled = c.CheckpointSettled(waits_for, taken=False, reason=failed)
             if await self._desk.say(known, lambda m: decide(settled, m)):
                 return True
+        if is_usage_due(machine, moment, self._settings.meter_s) and await self._meter(watch):
+            return True
         came = due(machine)
         if came is not None and moment >= came:
             return bool(
@@ -250,12 +252,25 @@ class Effects:
         await self._saga.undo(spawn)
         return self._usage(watch.known.machine, spawn.usage, watch)
 
+    async def _meter(self, watch: Watch) -> bool:
+        """Record what a machine at work has used, so that budgets and reports need not wait for its end."""
+        known = watch.known
+        epoch = known.machine.epoch
+        lines = self._usage(known.machine, await self._hypervisor.usage(known.machine_id, epoch), watch)
+        if not any(line.period_end > line.period_start for line in lines):
+            return False
+        return bool(await self._desk.say(known, lambda m: decide(c.Meter(epoch, lines), m)))
+
     def _usage(self, machine: Machine, used: Usage, watch: Watch) -> tuple[UsageRecorded, ...]:
         newest = machine.incarnation
         if newest is None:
             return ()
         until = used.ended_at or newest.ran_until(now(), surely=watch.seen_epoch == newest.epoch)
-        measured = {"cpu_s": f"{used.cpu_s:.3f}", "memory_peak_bytes": str(used.memory_peak_bytes)}
+        measured = {
+            "cpu_s": f"{used.cpu_s:.3f}",
+            "memory_byte_s": f"{used.memory_byte_s:.0f}",
+            "memory_peak_bytes": str(used.memory_peak_bytes),
+        }
         return tuple(
             line.model_copy(update={"metadata": measured} if used.started_at else {})
             for line in usage_of(machine, until, self._tariff)

@@ -16,6 +16,7 @@ from domain.machine import decide
 from domain.machine_state import due
 from domain.overview import Known
 from domain.phases import BEFORE_ADMISSION
+from domain.usage import is_usage_due
 from events.address import Address
 from events.envelope import Recorded
 from events.fresh import now
@@ -121,7 +122,8 @@ class Reconciler:
         came = due(watch.known.machine)
         overdue = came is not None and came <= moment
         gone = watch.is_gone and watch.gone_for_s() >= self._settings.exit_grace_s
-        return watch.look_at > 0 or overdue or gone or self._is_silent(watch)
+        metering = is_usage_due(watch.known.machine, moment, self._settings.meter_s)
+        return watch.look_at > 0 or overdue or gone or metering or self._is_silent(watch)
 
     def _is_silent(self, watch: Watch) -> bool:
         machine = watch.known.machine

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from pydantic import Field
 
-from domain.tariff import CAD_PER_HOUR_MAX, Tariff
+from domain.tariff import CAD_PER_HOUR_MAX, CAD_PER_STORAGE_HOUR_MAX, Tariff
 from events.words import MachineType
 from services.kit.settings import ServiceSettings
 
@@ -21,6 +21,12 @@ class SpawnerSettings(ServiceSettings):
     """What a virtual core costs by the hour, CAD; the budget's, which holds by it, must be the same."""
     gib_hour_cad: Decimal = Field(default=Tariff().gib_hour_cad, ge=0, le=CAD_PER_HOUR_MAX, decimal_places=9)
     """What a GiB of memory costs by the hour, CAD."""
+    storage_gib_hour_cad: Decimal = Field(
+        default=Tariff().storage_gib_hour_cad, ge=0, le=CAD_PER_STORAGE_HOUR_MAX, decimal_places=9
+    )
+    """What a GiB of disk costs by the hour, CAD."""
+    meter_s: float = Field(default=60.0, gt=0, le=3_600)
+    """How often the use of a machine at work is recorded."""
     runners: tuple[MachineType, ...] = (
         MachineType.SHELL,
         MachineType.CLAUDE_API,
@@ -71,4 +77,4 @@ class SpawnerSettings(ServiceSettings):
 
     @property
     def tariff(self) -> Tariff:
-        return Tariff(self.vcpu_hour_cad, self.gib_hour_cad)
+        return Tariff(self.vcpu_hour_cad, self.gib_hour_cad, self.storage_gib_hour_cad)

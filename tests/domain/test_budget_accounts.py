@@ -317,7 +317,7 @@ def test_thresholds_are_said_once_per_period_and_exhaustion_too(world: World) ->
     def use(number: int, cost: str) -> list[object]:
         who = machine_id(number)
         world.ask(who, request("0"))
-        end(world, usage(cost), who=who)
+        end(world, *([usage(cost)] if Decimal(cost) else []), who=who)
         said = world.settle(who).accounts[SHOP]
         return [
             event.percent if isinstance(event, BudgetThresholdCrossed) else type(event)

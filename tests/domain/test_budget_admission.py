@@ -152,6 +152,25 @@ def test_every_resource_has_caps_of_its_own(world: World, resource: Resource, as
     assert (said.node, said.resource) == (HUB, resource)
 
 
+@pytest.mark.parametrize(
+    ("resource", "asked"), [(Resource.CPU, "0.99"), (Resource.MEMORY, "1.99"), (Resource.STORAGE, "3.99")]
+)
+def test_what_a_machine_takes_of_its_host_is_held_where_it_is_capped(
+    world: World, resource: Resource, asked: str
+) -> None:
+    limits = Limits(cpu_milli=1_000, memory_mib=2_048, disk_mib=4_096, deadline_s=3_600)
+    world.set_budget(SHOP, wanted(asked, resource))
+    said = world.ask(ANN, request(limits=limits))
+    assert isinstance(said, MachineDenied)
+    assert (said.node, said.resource) == (SHOP, resource)
+    enough = Decimal(asked) + Decimal("0.01")
+    world.set_budget(SHOP, wanted(str(enough), resource))
+    said = world.ask(BOB, request(limits=limits))
+    assert isinstance(said, MachineAdmitted)
+    assert said.held[resource] == enough
+    assert isinstance(world.ask(CEM, request(limits=limits)), MachineQueued)
+
+
 def test_the_tightest_period_decides(world: World) -> None:
     world.set_budget(SHOP, wanted("100"), wanted("1", period=BudgetPeriod.DAILY))
     said = world.ask(ANN, request("2"))

@@ -22,6 +22,7 @@ limits_of = st.builds(
     cpu_milli=st.integers(50, 256_000),
     memory_mib=st.integers(16, 4_194_304),
     deadline_s=st.integers(1, 30 * 86_400),
+    disk_mib=st.integers(16, 1_048_576),
 )
 
 
@@ -50,7 +51,8 @@ def most(model: type[BaseModel], name: str) -> Decimal:
 @pytest.mark.parametrize("settings", [BudgetSettings, SpawnerSettings])
 def test_the_dearest_machine_at_the_dearest_tariff_is_an_amount_that_can_be_said(settings: type[BaseSettings]) -> None:
     dearest = Limits.model_validate({name: int(most(Limits, name)) for name in Limits.model_fields})
-    tariff = Tariff(most(settings, "vcpu_hour_cad"), most(settings, "gib_hour_cad"))
+    prices = ("vcpu_hour_cad", "gib_hour_cad", "storage_gib_hour_cad")
+    tariff = Tariff(*(most(settings, price) for price in prices))
     asked = worst_case(dearest, tariff)
     held = {Resource.MONEY: asked.cad, Resource.TIME: asked.minutes}
     admitted = MachineAdmitted(reservation_id=UUID(int=1), held=held)
@@ -62,9 +64,12 @@ def test_the_dearest_machine_at_the_dearest_tariff_is_an_amount_that_can_be_said
 def test_the_parts_of_a_deadline_never_cost_more_than_was_held_for_the_whole(
     limits: Limits, shares: list[Decimal], rate: Decimal
 ) -> None:
-    tariff = Tariff(vcpu_hour_cad=rate, gib_hour_cad=rate / 2)
+    tariff = Tariff(vcpu_hour_cad=rate, gib_hour_cad=rate / 2, storage_gib_hour_cad=rate / 3)
     total = max(sum(shares), Decimal(1))
     bills = [price(limits, Decimal(limits.deadline_s) * share // total, tariff) for share in shares]
     held = worst_case(limits, tariff)
     assert sum(bill.cad for bill in bills) <= held.cad
     assert sum(bill.minutes for bill in bills) <= held.minutes
+    assert sum(bill.cpu_hours for bill in bills) <= held.cpu_hours
+    assert sum(bill.gb_hours for bill in bills) <= held.gb_hours
+    assert sum(bill.storage_gb_hours for bill in bills) <= held.storage_gb_hours

@@ -7,13 +7,16 @@ from decimal import Decimal
 from hypothesis import given as given_any
 from hypothesis import strategies as st
 
+from domain import machine_commands as c
+from domain.machine import decide
 from domain.machine_state import Machine, evolve
 from domain.tariff import Tariff, worst_case
-from domain.usage import usage_of
+from domain.usage import is_usage_due, usage_of
 from events import machine as m
 from tests.domain.machine_cases import T0, booted, given, provisioned, requested, working
 
-TARIFF = Tariff()
+MINUTE = timedelta(minutes=1)
+TARIFF = Tariff(storage_gib_hour_cad=Decimal("0.0003"))
 
 
 def test_nothing_is_charged_for_what_never_booted() -> None:
@@ -49,3 +52,34 @@ def test_all_incarnations_together_never_cost_more_than_was_held(spans_us: list[
     assert machine.incarnation is not None
     assert usage_of(machine, T0, TARIFF) == ()
     assert usage_of(replace(machine, incarnation=None), T0, TARIFF) == ()
+
+
+@given_any(st.lists(st.integers(0, 400_000_000), min_size=1, max_size=8))
+def test_what_is_recorded_while_it_works_adds_up_to_what_it_would_be_at_its_end(spans_us: list[int]) -> None:
+    """No moment counts twice or not at all; what is rounded down each time is less than was held."""
+    machine, until, lines = given(*working(1)), T0, list[m.UsageRecorded]()
+    whole = usage_of(machine, T0 + timedelta(microseconds=sum(spans_us)), TARIFF)
+    for span_us in spans_us:
+        until += timedelta(microseconds=span_us)
+        assert is_usage_due(machine, until, 60.0) == (until - (lines[-1].period_end if lines else T0) >= MINUTE)
+        said = decide(c.Meter(1, usage_of(machine, until, TARIFF)), machine)
+        assert len(said) == len(whole)
+        for line in said:
+            assert isinstance(line, m.UsageRecorded)
+            lines.append(line)
+            machine = evolve(machine, line, until)
+    for total in whole:
+        parts = [line for line in lines if line.resource_type == total.resource_type]
+        assert parts[0].period_start == total.period_start
+        assert parts[-1].period_end == total.period_end
+        assert 0 <= total.amount - sum(part.amount for part in parts) < Decimal(len(parts)) / 10**9
+        assert 0 <= total.cost_cad - sum(part.cost_cad for part in parts) < Decimal(len(parts)) / 10**9
+
+
+def test_a_span_that_was_recorded_meanwhile_is_not_recorded_again() -> None:
+    machine = given(*working(1))
+    stale = usage_of(machine, T0 + MINUTE, TARIFF)
+    for line in stale:
+        machine = evolve(machine, line, T0 + MINUTE)
+    assert decide(c.Meter(1, stale), machine) == []
+    assert decide(c.Meter(2, usage_of(machine, T0 + 2 * MINUTE, TARIFF)), machine) == [], "another epoch"

@@ -1,5 +1,8 @@
 """A machine from its admission to its end, on a real log."""
 
+from datetime import timedelta
+from decimal import Decimal
+from itertools import pairwise
 from uuid import UUID
 
 from nats.aio.msg import Msg
@@ -31,6 +34,7 @@ async def test_an_admitted_machine_lives_from_its_first_incarnation_to_its_end(w
         "UsageRecorded",
         "UsageRecorded",
         "UsageRecorded",
+        "UsageRecorded",
         "MachineEnded",
     ]
     assert world.host.vms == {}
@@ -58,9 +62,40 @@ async def test_what_a_machine_used_is_recorded_by_its_limits(world: World) -> No
         world.host.die(machine_id, 1, 0)
         await world.ended(machine_id)
     usage = [event for event in await world.story(machine_id) if isinstance(event, m.UsageRecorded)]
-    assert [line.resource_type for line in usage] == [Resource.TIME, Resource.CPU, Resource.MEMORY]
-    assert all(line.metadata == {"cpu_s": "1.500", "memory_peak_bytes": "4096"} for line in usage)
+    assert [line.resource_type for line in usage] == [
+        Resource.TIME,
+        Resource.CPU,
+        Resource.MEMORY,
+        Resource.STORAGE,
+    ]
+    measured = {"cpu_s": "1.500", "memory_byte_s": "0", "memory_peak_bytes": "4096"}
+    assert all(line.metadata == measured for line in usage)
     assert all(line.amount > 0 for line in usage)
+
+
+async def test_what_a_machine_at_work_uses_is_recorded_now_and_then_and_no_moment_twice(world: World) -> None:
+    world.settings = world.settings.model_copy(update={"meter_s": 0.05})
+
+    async def spans(many: int = 0) -> list[m.UsageRecorded]:
+        story = await world.story(machine_id)
+        found = [line for line in story if isinstance(line, m.UsageRecorded) and line.resource_type is Resource.TIME]
+        return found if len(found) >= many else []
+
+    async with world.spawner():
+        machine_id = await world.machine()
+        await world.works(machine_id)
+        await eventually(lambda: spans(3))
+    before = len(await spans())
+    async with world.spawner():  # another process goes on where the first one stopped
+        await eventually(lambda: spans(before + 2))
+        await world.finishes(machine_id, outcome="failed")
+        world.host.die(machine_id, 1, 0)
+        await world.ended(machine_id)
+    lines = await spans()
+    assert all(one.period_end == next_one.period_start for one, next_one in pairwise(lines))
+    ran = lines[-1].period_end - lines[0].period_start
+    minutes = sum(line.amount for line in lines)
+    assert abs(minutes * 60 - Decimal(ran / timedelta(seconds=1))) < Decimal("0.000001")
 
 
 async def test_a_machine_stopped_while_it_works_is_told_so_until_it_finishes(world: World) -> None:
