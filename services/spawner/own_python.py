@@ -33,6 +33,7 @@ def own_python() -> AgentTool | None:
     return AgentTool(command=(sys.executable,), mounts=seen, version=f"{PACKAGE} {version}")
 
 
+@functools.cache
 def compile_once() -> bool:
     """Import what the built-in agent imports, so that its compiled form is kept beside it. Blocks for some seconds.
 

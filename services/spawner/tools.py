@@ -16,7 +16,7 @@ from typing import Protocol
 from events.agent import AgentTool
 from events.words import MachineType
 from hypervisors.port import Refused
-from services.spawner.own_python import own_python
+from services.spawner.own_python import compile_once, own_python
 
 VERSION_DEADLINE_S = 30.0
 CLAUDE_CODE_MIN = (2, 1)
@@ -76,7 +76,10 @@ class Tools:
         Raises:
             ToolMissing: It is not here, or too old.
         """
-        return await asyncio.to_thread(self.find, machine_type)
+        tool = await asyncio.to_thread(self.find, machine_type)
+        if machine_type is MachineType.CLAUDE_API:
+            await asyncio.to_thread(compile_once)  # the first machine waits for what it would do itself
+        return tool
 
     def find(self, machine_type: MachineType) -> AgentTool | None:
         """Do as `tool_of`; blocks while a program says its version."""
