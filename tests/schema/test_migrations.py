@@ -73,6 +73,8 @@ VOCABULARIES: dict[tuple[str, str], type[StrEnum]] = {
     ("resource_budgets", "resource_type"): words.Resource,
     ("resource_budgets", "unit"): words.Unit,
     ("resource_budgets", "budget_period"): words.BudgetPeriod,
+    ("resource_budgets", "carry_over"): words.CarryOver,
+    ("resource_budgets", "on_exhausted"): words.OnExhausted,
     ("credentials", "role"): words.Role,
     ("hub_instances", "hub_type"): words.HubType,
     ("hub_checkpoints", "verification_status"): words.VerificationStatus,
