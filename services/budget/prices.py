@@ -33,7 +33,7 @@ class PriceBook:
         """
         self._cad_per = settings.cad_per_currency
         self._packaged_wanted = settings.prices_packaged
-        self._own = OwnPrices.read(settings.prices_file, settings.prices_own, settings.exchange_as_of)
+        self._own = OwnPrices.read(settings.prices_path, settings.prices_own, settings.exchange_as_of)
         self._own_id = _id_of(self._own.digest, self._cad_per)
         self._loading: asyncio.Task[Packaged] | None = None
 
@@ -52,7 +52,7 @@ class PriceBook:
                     "prices.old",
                     source=packaged.source,
                     as_of=packaged.as_of.isoformat(),
-                    remedy="install a newer genai-prices, or give your own prices (AUTOVIBE_PRICES_FILE)",
+                    remedy="install a newer genai-prices, or give your own prices (AUTOVIBE_PRICES_PATH)",
                 )
         return tuple(said)
 

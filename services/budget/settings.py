@@ -44,7 +44,7 @@ class BudgetSettings(ServiceSettings):
     call_lease_s: float = Field(default=LEASE_S, gt=0, le=600)
     """How long an open call lives without being renewed by its gateway."""
 
-    prices_file: Path | None = None
+    prices_path: Path | None = None
     """A TOML file with the hub's own prices of models; it counts before the packaged ones."""
     prices_own: tuple[OwnPrice, ...] = Field(default=(), max_length=1_000)
     """The same as JSON, counted before the file, e.g. `[{"model":"local-*","provider":"vllm","free":true}]`."""

@@ -37,6 +37,6 @@ class Prices:
                 f"nobody knows what {model[:200]!r} costs{f' at {provider[:200]!r}' if provider else ''}, so its calls"
                 " are refused",
                 value=model[:200],
-                remedy="give it a price, or say that it is free: AUTOVIBE_PRICES_FILE, docs/how-to/prices.md",
+                remedy="give it a price, or say that it is free: AUTOVIBE_PRICES_PATH, docs/how-to/prices.md",
             )
         return Response(priced.model_dump_json(), media_type=JSON)

@@ -125,7 +125,7 @@ output = 4
 async def test_the_hubs_own_prices_count_first_and_need_no_package(tmp_path: Path) -> None:
     file = tmp_path / "prices.toml"
     file.write_text(OWN)
-    book = PriceBook(BudgetSettings(prices_file=file, prices_packaged=False))
+    book = PriceBook(BudgetSettings(prices_path=file, prices_packaged=False))
     assert (await rates_of(book, "vllm", "local-7b")).is_free
     own = await rates_of(book, "anthropic", "claude-opus-5-5")
     assert (own.currency, own.cad, cost_of(own, Tokens(input=1_000_000))) == ("CAD", 1, 3)
@@ -162,4 +162,4 @@ def test_a_wrong_file_says_what_is_wrong(tmp_path: Path, text: str, said: str) -
     file = tmp_path / "prices.toml"
     file.write_text(text)
     with pytest.raises(OwnPricesWrong, match=said):
-        PriceBook(BudgetSettings(prices_file=file))
+        PriceBook(BudgetSettings(prices_path=file))

@@ -118,7 +118,7 @@ async def test_a_price_is_what_the_budget_says_and_what_nobody_knows_is_not_foun
     assert (found.status, found.json["rates"]["price"]["input"]) == (200, "4")
     unknown = await world.client().get(f"{V1}/prices", model="unknown", provider="nobody")
     assert (unknown.status, unknown.code) == (404, "unknown_model")
-    assert "AUTOVIBE_PRICES_FILE" in unknown.json["remedy"]
+    assert "AUTOVIBE_PRICES_PATH" in unknown.json["remedy"]
 
 
 async def test_without_a_budget_service_a_price_is_unavailable(world: World) -> None:
