@@ -154,6 +154,9 @@ def _forecast(item: Json) -> str:
 
 
 def _warnings(item: Json) -> Iterator[str]:
+    """Yield what a running period warns of; one that is over has no forecast, and nobody can mend it."""
+    if item["period_end"] and item["forecast_amount"] is None:
+        return
     where = f"{_account(item)}: {item['resource_type']} ({item['budget_period']})"
     if item["crossed"]:
         yield f"{where} has reached {item['crossed'][-1]} % of what is allocated"
