@@ -92,7 +92,7 @@ def test_usage_of_any_month_has_a_partition_and_a_year_stands_ready(writer: Writ
         "resource_usage_2031_12",
         "resource_usage_2032_12",
     } <= names
-    assert rows(database, "SELECT count(*) FROM resource_usage") == [(2,)]
+    assert rows(database, "SELECT count(*) FROM resource_usage") == [(13,)]
 
 
 def test_a_gap_ends_the_batch_before_it() -> None:
