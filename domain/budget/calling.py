@@ -375,5 +375,5 @@ def _no(ask: Reserve, code: str, message: str) -> NotGranted:
 def _unpriced(ask: Reserve) -> str:
     return (
         f"autovibe: nobody knows what model {ask.model[:100]!r} of {ask.provider[:100]!r} costs, so nothing can be set "
-        "aside for it; give it a price, or declare it free, in the hub's own prices (AUTOVIBE_PRICES_FILE)"
+        "aside for it; give it a price, or declare it free, in the hub's own prices (AUTOVIBE_PRICES_PATH)"
     )

@@ -299,7 +299,9 @@ class CallDesk:
             draft.is_certain = False
             draft.answers.append((each, NotGranted(call_id=ask.call_id, code="fenced", message=message)))
             return
-        priced = await self._prices.lookup(AskPrice(provider=ask.provider, model=ask.model), self._purses.now())
+        priced = await self._prices.lookup(
+            AskPrice(provider=ask.provider, model=ask.model, speed=ask.speed), self._purses.now()
+        )
         terms = Terms(
             self._purses.now(),
             self._settings.slice_cad,
