@@ -52,9 +52,12 @@ CLAUDE = Agent(
         text("All done."),
     ),
 )
+WHOLE = "Here it is.\n\nmade.txt\n```\none\n```\n"
+DIFF = "Here it is.\n\nmade.txt\n```\n<<<<<<< SEARCH\n=======\none\n>>>>>>> REPLACE\n```\n"
+"""Aider asks models that it knows for the form of edits that it found best for them."""
 AIDER = [
-    Agent(MachineType.AIDER, model, (text("Here it is.\n\nmade.txt\n```\none\n```\n"),))
-    for model in ("rehearsal-1", "claude-sonnet-4-5")
+    Agent(MachineType.AIDER, "rehearsal-1", (text(WHOLE),)),
+    Agent(MachineType.AIDER, "claude-sonnet-4-5", (text(DIFF),)),
 ]
 WITH_TOOLS = [CLAUDE, qwen("qwen3-coder"), qwen("claude-sonnet-4-5")]
 ALL = [*WITH_TOOLS, *AIDER]
