@@ -9,8 +9,9 @@ from typing import Self
 import aiohttp
 
 from services.gateway.account import Accounts
+from services.gateway.boundary import Checkpoints
 from services.gateway.call import Parts
-from services.gateway.context import Boundary, InFlight, Unheld
+from services.gateway.context import Boundary, InFlight
 from services.gateway.http import Routes, serving
 from services.gateway.leases import Leases
 from services.gateway.limits import Limits
@@ -54,7 +55,7 @@ class Gateway:
         self._bus = bus
         self.tokens = Tokens(bus.log)
         self.in_flight = InFlight()
-        self._boundary: Boundary = boundary or Unheld()
+        self._boundary: Boundary = boundary or Checkpoints(bus.nc, self.tokens, settings.gateway_checkpoint_s)
         self._leases = Leases(ledger)
         self._background: set[asyncio.Task[None]] = set()
         self._accounts = Accounts(ledger, self._leases, self._spawn)

@@ -121,6 +121,8 @@ class GatewaySettings(ServiceSettings):
     """A streaming call that is held longer is answered 200 and kept alive; until then it can still be refused by status."""
     gateway_keepalive_every_s: float = Field(default=15.0, gt=0)
     """The pause between two signs of life."""
+    gateway_checkpoint_s: float = Field(default=30.0, gt=0, le=60)
+    """How long a call is held for a checkpoint; then it goes on without."""
     gateway_drain_s: float = Field(default=10.0, ge=0, le=60)
     """How long an answer is still read, for its usage, when whoever asked has gone."""
     gateway_call_s_max: float = Field(default=3_600.0, gt=0)

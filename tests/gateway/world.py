@@ -19,7 +19,7 @@ from events.fresh import uuid7
 from events.project import AgentPolicy, ProjectCreated
 from events.words import MachineType, Resource, Role
 from services.gateway.app import Gateway, GatewaySettings, create_app
-from services.gateway.context import Boundary, Dialect
+from services.gateway.context import Boundary, Dialect, Unheld
 from services.gateway.settings import Upstream
 from services.kit.bus import Bus
 from services.kit.ledger import CallLedger
@@ -148,9 +148,17 @@ class World:
 
 @asynccontextmanager
 async def a_world(
-    bus: Bus, *urls: str, ledger: CallLedger | None = None, boundary: Boundary | None = None, **settings: object
+    bus: Bus,
+    *urls: str,
+    ledger: CallLedger | None = None,
+    boundary: Boundary | None = None,
+    is_held: bool = False,
+    **settings: object,
 ) -> AsyncGenerator[World]:
-    """A gateway whose upstreams are at these URLs: Anthropic's first, then one that speaks as OpenAI."""
+    """A gateway whose upstreams are at these URLs: Anthropic's first, then one that speaks as OpenAI.
+
+    `is_held`: by the gateway's own checkpoints.
+    """
     named = zip(urls, (Dialect.ANTHROPIC, Dialect.OPENAI), strict=False)
     upstreams = tuple(
         Upstream(name=protocol.value, protocol=protocol, base_url=url, credential=KEY, silence_s=5)
@@ -161,7 +169,9 @@ async def a_world(
     )
     memory = MemoryLedger()
     async with (
-        create_app(bus, chosen, ledger=ledger or memory, boundary=boundary) as gateway,
+        create_app(
+            bus, chosen, ledger=ledger or memory, boundary=boundary or (None if is_held else Unheld())
+        ) as gateway,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session,
     ):
         yield World(bus, gateway, memory, session)
