@@ -26,7 +26,7 @@ from services.gateway.refusals import (
 )
 from services.gateway.settings import BODY_BYTES_MAX, Upstream, upstream_of
 from services.gateway.tokens import Caller
-from services.gateway.usage import as_text
+from services.gateway.usage import as_text, parsed
 
 MACHINE_HEADER = "x-api-key"
 _UNKNOWN = "no token of a machine that runs now: it is good for one machine and one epoch, and ends with it"
@@ -158,10 +158,9 @@ class Routes:
             raise RefusedCall(invalid("the request did not arrive in time")) from error
 
     def _chosen(self, dialect: Dialect, caller: Caller, raw: bytes) -> Upstream:
-        _, body = read(raw)
-        model = as_text(body.get("model"))
+        model = as_text((parsed(raw) or {}).get("model"))
         if not model:
-            raise RefusedCall(invalid("model: which one is asked?"))
+            raise RefusedCall(invalid("a JSON object with a model is needed"))
         if not self._parts.tokens.may_use(caller.project, model):
             raise RefusedCall(model_not_allowed(model, caller.project))
         upstream = upstream_of(self._upstreams, dialect, model)
