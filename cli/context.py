@@ -29,6 +29,8 @@ class Context:
     hub_creds: str = ""
     """The services' own creds file: `migrate`, `verify` and `projector` work on the log directly."""
     database_url: str = ""
+    models: str = ""
+    """Who answers model calls, in words; only known of an embedded stack."""
 
 
 def default_file() -> Path:

@@ -59,6 +59,7 @@ def dev(
                     "nats_url": context.nats_url,
                     "creds": context.creds,
                     "data": context.data,
+                    "models": context.models,
                     "context": str(options.data / "client.json"),
                 }
             )
@@ -75,6 +76,7 @@ def _welcome(context: Context) -> list[str]:
         f"NATS    {context.nats_url}",
         f"SQL     {context.database_url}",
         f"data    {context.data}",
+        f"models  {context.models}",
         "",
         "From another terminal:",
         "  autovibe project create webshop --from DIR --budget 5CAD",

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cli.context import Context
+from cli.stack import models
 from cli.stack.places import Places
 from events import ids
 from events.address import Address
@@ -31,6 +32,7 @@ async def context(places: Places, data: Path) -> Context:
         data=str(data),
         hub_creds=str(places.nats_creds or ""),
         database_url=places.database_url,
+        models=models.described(),
     )
 
 

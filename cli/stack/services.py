@@ -9,6 +9,7 @@ from typing import TypedDict
 import structlog
 
 from cli.exits import CliError, Exit
+from cli.stack import models
 from cli.stack.places import Places
 from hypervisors.local.driver import LocalHypervisor, LocalSettings
 from hypervisors.port import Hypervisor
@@ -52,7 +53,15 @@ async def running(places: Places) -> AsyncGenerator[list[Service]]:
 async def _services(stack: AsyncExitStack, places: Places, hypervisor: Hypervisor) -> dict[str, Make]:
     """Return how each service is made, in the order in which they start."""
     store = stack.enter_context(DirectoryChunkStore(places.store))
+    answering = await stack.enter_async_context(models.running())
     tariff = budget.BudgetSettings(**_common(places))
+    tariff = tariff.model_copy(update={"prices_own": (*tariff.prices_own, *answering.prices)})
+    door = intake.IntakeSettings(**_common(places))
+    if answering.defaults is not None:
+        door = door.model_copy(update={"default_models": answering.defaults})
+    calls = gateway.GatewaySettings(
+        gateway_host=places.host, gateway_port=places.gateway_port, **_common(places)
+    ).model_copy(update={"gateway_upstreams": answering.upstreams} if answering.upstreams else {})
     system = await stack.enter_async_context(
         Bus.connect(
             BusSettings(nats_url=places.nats_url, nats_creds=places.nats_system_creds), name="autovibe issuer system"
@@ -63,7 +72,7 @@ async def _services(stack: AsyncExitStack, places: Places, hypervisor: Hyperviso
             bus, system.nc, issuer.IssuerSettings(issuer_keys=places.keys, **_common(places))
         ),
         "hub": lambda bus: hub.create_app(bus, hub.HubSettings(**_common(places))),
-        "intake": lambda bus: intake.create_app(bus, intake.IntakeSettings(**_common(places))),
+        "intake": lambda bus: intake.create_app(bus, door),
         "budget": lambda bus: budget.create_app(bus, tariff),
         "checkpointer": lambda bus: checkpointer.create_app(
             bus,
@@ -76,10 +85,7 @@ async def _services(stack: AsyncExitStack, places: Places, hypervisor: Hyperviso
             ),
             store,
         ),
-        "gateway": lambda bus: gateway.create_app(
-            bus,
-            gateway.GatewaySettings(gateway_host=places.host, gateway_port=places.gateway_port, **_common(places)),
-        ),
+        "gateway": lambda bus: gateway.create_app(bus, calls),
         "spawner": lambda bus: spawner.create_app(
             bus,
             spawner.SpawnerSettings(

@@ -231,7 +231,9 @@ def _drawn(account: Account, event: BudgetDrawn) -> Account:
         return _moved(account, event.lines, used=True)
     held = _by_period(hold.lines)
     moved = tuple(
-        line.model_copy(update={"amount": min(line.amount, held.get(_period(line), ZERO))}) for line in event.lines
+        line.model_copy(update={"amount": min(line.amount, held[_period(line)])})
+        for line in event.lines
+        if _period(line) in held
     )
     less = _moved(_holding(account, event.reservation_id, hold, moved, sign=-1), moved, sign=-1)
     return _moved(less, event.lines, used=True)
