@@ -77,6 +77,19 @@ def note(text: str) -> None:
     console.note(console.paint(f"· {text}", console.DIM, sys.stderr))
 
 
+def how_to_go_on(project: str, machine_id: str, held: Json) -> list[str]:
+    """Say what to type so that a parked machine goes on; `held` has its hold, and until when where that is known."""
+    stop = f"to end it: autovibe machine stop {machine_id}"
+    if held["hold"] == "budget":
+        return [
+            f"to go on, give it more: autovibe budget top-up {project} 1CAD --machine {machine_id}",
+            f"or the project: autovibe budget set {project} 10CAD",
+            stop,
+        ]
+    until = f"it goes on by itself after {held['until'][:19]}" if held.get("until") else "it goes on when that is over"
+    return [until, stop]
+
+
 def changes(body: Json) -> str:
     """`+2 ~1 -0`: files added, changed, removed since the parent."""
     return f"+{body.get('added', 0)} ~{body.get('changed', 0)} -{body.get('removed', 0)}"
@@ -108,7 +121,7 @@ def _call(body: Json) -> str:
 
 def _held(body: Json) -> str:
     until = f", until {body['until']}" if body.get("until") else ""
-    return f"{body['hold']}: {console.first_line(body['reason'], 200)}{until}"
+    return f"{body['hold']}: {console.first_line(body.get('reason'), 200)}{until}"
 
 
 def _parked(body: Json) -> str:

@@ -8,7 +8,7 @@ import typer
 from cli import console, watch
 from cli.framing import AsJson, Limit, framed, group
 from cli.hub import Json, connect, segment
-from cli.printing import line_of_output
+from cli.printing import how_to_go_on, line_of_output
 
 app = group("machine", "Machines: what runs, what ran, what it printed.")
 
@@ -40,16 +40,24 @@ def list_(
             m["project"],
             m["machine_type"],
             m["phase"],
-            m["outcome"],
+            m["outcome"] or _held(m),
             m["checkpoint_count"],
             m["original_prompt"],
         )
         for m in items
     )
     console.table(
-        ("MACHINE", "PROJECT", "TYPE", "PHASE", "OUTCOME", "CHECKPOINTS", "GOAL"),
+        ("MACHINE", "PROJECT", "TYPE", "PHASE", "OUTCOME/HOLD", "CHECKPOINTS", "GOAL"),
         ((*row[:-1], console.first_line(row[-1], 48)) for row in rows),
     )
+
+
+def _held(machine: Json) -> str | None:
+    """What holds a machine and until when, in a word or two."""
+    if not machine["holds"]:
+        return None
+    until = f" until {machine['held_until'][:19]}" if machine["held_until"] else ""
+    return ", ".join(machine["holds"]) + until
 
 
 @app.command()
@@ -62,12 +70,17 @@ def show(machine: Machine, as_json: AsJson = False) -> None:
         return
     for field in (
         "uuid", "project", "machine_type", "status", "phase", "outcome", "error_message", "epoch", "hypervisor", "node",
-        "vm_id", "parent_checkpoint_uuid", "last_checkpoint_uuid", "checkpoint_count", "current_progress", "holds",
-        "resource_constraints", "resource_usage", "file_modifications", "spawned_at", "terminated_at", "original_prompt",
+        "vm_id", "parent_checkpoint_uuid", "last_checkpoint_uuid", "checkpoint_count", "current_progress",
+        "holds", "hold_reason", "held_until", "model", "resource_constraints", "resource_usage", "file_modifications",
+        "spawned_at", "terminated_at", "original_prompt",
     ):  # fmt: skip
         value = found[field]
         if value not in (None, "", [], {}):
             console.say(f"{field:<24}{console.printable(str(value))}")
+    if found["phase"] == "parked" and found["holds"]:
+        held = {"hold": found["holds"][0], "until": found["held_until"]}
+        for line in how_to_go_on(found["project"], found["uuid"], held):
+            console.note(line)
 
 
 @app.command()

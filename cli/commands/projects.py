@@ -1,11 +1,12 @@
 """`autovibe project …`"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from cli import console, units, watch
+from cli.commands import policy
 from cli.commands.budgets import allocate
 from cli.exits import CliError, Exit
 from cli.framing import AsJson, Limit, Project, framed, group
@@ -26,17 +27,47 @@ def create(
     budget: Annotated[str | None, typer.Option(help="What it may spend in all, e.g. 5CAD.")] = None,
     greediness: Annotated[str, typer.Option(help="0.0 to 1.0: its weight when budgets are shared.")] = "0.5",
     description: Annotated[str, typer.Option(help="For humans.")] = "",
-    checkpoint_every: Annotated[str | None, typer.Option(help="While files change, e.g. 300s.")] = None,
+    agent: policy.Agent = None,
+    model: policy.Model = None,
+    model_allowed: policy.ModelAllowed = None,
+    cpu: policy.Cpu = None,
+    memory: policy.Memory = None,
+    disk: policy.Disk = None,
+    deadline: policy.Deadline = None,
+    env: policy.Env = None,
+    setup: policy.Setup = None,
+    conversation: policy.Conversation = None,
+    checkpoint_every: policy.Every = None,
+    between_calls: policy.Between = None,
+    calls_max: policy.CallsMax = None,
+    before_risk: policy.BeforeRisk = None,
+    risk_rule: policy.RiskRule = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a project, from a directory or empty."""
+    said: policy.Said = {
+        "agent": agent,
+        "model": model,
+        "model_allowed": model_allowed,
+        "cpu": cpu,
+        "memory": memory,
+        "disk": disk,
+        "deadline": deadline,
+        "env": env,
+        "setup": setup,
+        "conversation": conversation,
+        "checkpoint_every": checkpoint_every,
+        "between_calls": between_calls,
+        "calls_max": calls_max,
+        "before_risk": before_risk,
+        "risk_rule": risk_rule,
+    }
     hub = connect()
     amount = units.money(budget, "--budget") if budget else None
     if amount and amount[1] != "CAD":
         raise CliError(Exit.USAGE, f"--budget {budget!r}: budgets are in CAD")
     body: dict[str, object] = {"name": name, "greediness": units.greediness(greediness), "description": description}
-    if checkpoint_every:
-        body["checkpoint_policy"] = {"interval_s": units.seconds(checkpoint_every, "--checkpoint-every")}
+    _add_policies(body, said, {})
     if source is not None:
         if not Path(source).is_dir():
             raise CliError(Exit.USAGE, f"--from {source!r} is not a directory that exists")
@@ -80,6 +111,11 @@ def show(name: Project, as_json: AsJson = False) -> None:
         return
     for field in ("name", "status", "description", "greediness", "initial_checkpoint_uuid", "current_checkpoint_uuid"):
         console.say(f"{field:<24}{console.printable(str(project[field]))}")
+    for group_of, settings in (("agent", project["agent_policy"]), ("checkpoints", project["checkpoint_policy"])):
+        for name_of, value in settings.items():
+            if value not in (None, "", [], {}):
+                field = f"{group_of}.{name_of}"
+                console.say(f"{field:<24}{console.first_line(_shown(value), 200)}")
 
 
 @app.command("set")
@@ -89,9 +125,41 @@ def set_(
     greediness: Annotated[str | None, typer.Option(help="0.0 to 1.0.")] = None,
     description: Annotated[str | None, typer.Option(help="For humans.")] = None,
     paused: Annotated[bool | None, typer.Option("--paused/--active", help="Whether it takes requests.")] = None,
+    agent: policy.Agent = None,
+    model: policy.Model = None,
+    model_allowed: policy.ModelAllowed = None,
+    cpu: policy.Cpu = None,
+    memory: policy.Memory = None,
+    disk: policy.Disk = None,
+    deadline: policy.Deadline = None,
+    env: policy.Env = None,
+    setup: policy.Setup = None,
+    conversation: policy.Conversation = None,
+    checkpoint_every: policy.Every = None,
+    between_calls: policy.Between = None,
+    calls_max: policy.CallsMax = None,
+    before_risk: policy.BeforeRisk = None,
+    risk_rule: policy.RiskRule = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change a project's settings."""
+    """Change a project's settings; what is not named stays. Machines that run already keep what they have."""
+    said: policy.Said = {
+        "agent": agent,
+        "model": model,
+        "model_allowed": model_allowed,
+        "cpu": cpu,
+        "memory": memory,
+        "disk": disk,
+        "deadline": deadline,
+        "env": env,
+        "setup": setup,
+        "conversation": conversation,
+        "checkpoint_every": checkpoint_every,
+        "between_calls": between_calls,
+        "calls_max": calls_max,
+        "before_risk": before_risk,
+        "risk_rule": risk_rule,
+    }
     body: dict[str, object] = {}
     if greediness is not None:
         body["greediness"] = units.greediness(greediness)
@@ -99,9 +167,12 @@ def set_(
         body["description"] = description
     if paused is not None:
         body["status"] = "paused" if paused else "active"
+    hub = connect()
+    if any(value is not None for value in said.values()):
+        _add_policies(body, said, hub.get(f"/api/v1/projects/{segment(name)}"))
     if not body:
-        raise CliError(Exit.USAGE, "nothing to set", remedy="--greediness, --description, --paused or --active")
-    _done(connect().post(f"/api/v1/projects/{segment(name)}", body, method="PATCH"), as_json=as_json)
+        raise CliError(Exit.USAGE, "nothing to set", remedy="autovibe project set --help lists what there is")
+    _done(hub.post(f"/api/v1/projects/{segment(name)}", body, method="PATCH"), as_json=as_json)
 
 
 @app.command()
@@ -111,6 +182,24 @@ def archive(
 ) -> None:
     """Take no more requests for a project; its history stays."""
     _done(connect().post(f"/api/v1/projects/{segment(name)}/archive", {"reason": reason}), as_json=as_json)
+
+
+def _add_policies(body: dict[str, object], said: policy.Said, project: Json) -> None:
+    if agent := policy.agent_policy(said, project.get("agent_policy", {})):
+        body["agent_policy"] = agent
+    if checkpoints := policy.checkpoint_policy(said, project.get("checkpoint_policy", {})):
+        body["checkpoint_policy"] = checkpoints
+
+
+def _shown(value: object) -> str:
+    """A setting on one line."""
+    match value:
+        case list():
+            return "; ".join(_shown(each) for each in cast("list[object]", value))
+        case dict():
+            return " ".join(f"{name}={_shown(each)}" for name, each in cast("dict[str, object]", value).items())
+        case _:
+            return str(value)
 
 
 def _refuse_if_there(hub: Hub, name: str) -> None:

@@ -11,7 +11,7 @@ from cli import console, units, watch
 from cli.exits import EXIT_OF_OUTCOME, CliError, Exit
 from cli.framing import AsJson, Project, framed, pairs
 from cli.hub import Hub, Json, connect, segment
-from cli.printing import line_of_output, note, note_of_event
+from cli.printing import how_to_go_on, line_of_output, note, note_of_event
 from cli.store import put_blob
 
 INLINE_BYTES_MAX = 65_536
@@ -85,7 +85,7 @@ def run(
 def _limits(
     cpu: str | None, memory: str | None, disk: str | None, processes: int | None, deadline: str | None
 ) -> dict[str, int]:
-    """What was typed of the limits, as the event spells it; what was not is left to its defaults."""
+    """What was typed of the limits, as the event spells it; what was not is the project's."""
     limits: dict[str, int] = {}
     if cpu:
         limits["cpu_milli"] = units.cores(cpu, "--cpu")
@@ -139,6 +139,8 @@ class Follower:
         self._as_json = as_json
         self._spent = "0"
         """On model calls, CAD."""
+        self._is_parked = False
+        """It rests: whoever leaves then does not mean it to end."""
 
     def follow(self, on_interrupt: OnInterrupt) -> Exit:
         """Return the exit code that the machine's outcome stands for."""
@@ -149,7 +151,7 @@ class Follower:
         try:
             last = self._until_the_end()
         except KeyboardInterrupt:
-            if on_interrupt is OnInterrupt.DETACH:
+            if on_interrupt is OnInterrupt.DETACH or self._is_parked:
                 console.note(f"detached; it goes on: autovibe machine logs -f {self._machine_id}")
                 return Exit.INTERRUPTED
             self._hub.post(
@@ -165,6 +167,8 @@ class Follower:
     def _until_the_end(self) -> Json:
         for event in watch.events(self._hub, self._seq, project=self._project, machine=self._machine_id):
             self._seq = event["seq"]
+            if event["type"] in {"MachineParked", "MachineProvisioningStarted"}:
+                self._is_parked = event["type"] == "MachineParked"
             if self._as_json:
                 console.emit(event)
             else:
@@ -183,7 +187,8 @@ class Follower:
             said = f"{said}; {console.money(self._spent)} so far"
         note(said)
         if event["type"] == "MachineParked":
-            for line in how_to_go_on(self._project, self._machine_id, event["body"]["hold"], self._spent):
+            note(f"spent on calls so far: {console.money(self._spent)}")
+            for line in how_to_go_on(self._project, self._machine_id, event["body"]):
                 note(line)
 
     def _print_output(self) -> None:
@@ -218,18 +223,6 @@ class Follower:
             if item["model"]:
                 costs.setdefault(item["model"], []).append(item)
         return [f"  {console.printable(name)}: {console.money(sum_of(lines))}" for name, lines in costs.items()]
-
-
-def how_to_go_on(project: str, machine_id: str, hold: str, spent: str) -> list[str]:
-    """Say what a parked machine has spent and what to type so that it goes on."""
-    said = f"spent on calls so far: {console.money(spent)}"
-    if hold != "budget":
-        return [said]
-    return [
-        said,
-        f"to go on, give it more: autovibe budget top-up {project} 1CAD --machine {machine_id}",
-        f"or the project: autovibe budget set {project} 10CAD",
-    ]
 
 
 def sum_of(items: list[Json]) -> str:

@@ -39,7 +39,7 @@ PROJECTS = Listing(
     columns=(
         *_same("uuid", "name", "status", "description", "initial_checkpoint_uuid", "current_checkpoint_uuid"),
         *_text("greediness"),
-        *_same("checkpoint_policy", "metadata", "created_at", "updated_at", "last_seq"),
+        *_same("checkpoint_policy", "agent_policy", "metadata", "created_at", "updated_at", "last_seq"),
     ),
     source="projects",
     key="created_at",
@@ -57,7 +57,7 @@ PROJECTS = Listing(
 
 MACHINES = Listing(
     columns=(
-        *_same("uuid", "machine_type", "status", "phase", "outcome", "exit_code", "project_uuid"),
+        *_same("uuid", "machine_type", "model", "status", "phase", "outcome", "exit_code", "project_uuid"),
         *_slug("intelligent_machines"),
         *_same("parent_checkpoint_uuid", "vm_id", "hub_vm_id", "hypervisor", "node", "epoch", "original_prompt"),
         *_text("greediness"),

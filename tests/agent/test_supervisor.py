@@ -381,3 +381,17 @@ async def test_an_agent_without_a_hub_for_too_long_seals_and_ends_itself() -> No
             gone = await anext(aiter(stack.hypervisor.exits()))
             assert (gone.machine_id, gone.exit_code) == (spec.machine_id, 4)
             await stack.hypervisor.destroy(spec.machine_id, 1)
+
+
+async def test_a_machine_told_to_park_takes_a_parking_checkpoint_whatever_its_policy_says(stack: Stack) -> None:
+    spec = stack.base.spec("echo half > work; echo begun; sleep 60", stack.server.url)
+    spec = spec.model_copy(update={"policy": CheckpointPolicy(at_end=False)})
+    await stack.hypervisor.create(spec)
+    await output_of(stack, spec, "begun")
+    stop = Stop(reason="webshop has no money left", outcome="parked", grace_s=0.5)
+    await stack.hub.command(spec.machine_id, "Stop", stop)
+    end = await finished(stack.hub, spec.machine_id)
+    last = [each for each in await stack.hub.reports(spec.machine_id) if isinstance(each, WorkspaceCaptured)][-1]
+    assert (end.outcome, end.reason, end.checkpoint_id) == ("parked", "webshop has no money left", last.checkpoint_id)
+    assert (last.checkpoint_type, last.creation_context) == (CheckpointType.PARKING, CreationContext.MID_EXECUTION)
+    await stack.hypervisor.destroy(spec.machine_id, 1)

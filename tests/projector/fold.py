@@ -93,6 +93,7 @@ class _World:
                     "initial_checkpoint_uuid": None,
                     "current_checkpoint_uuid": None,
                     "checkpoint_policy": body["checkpoint_policy"],
+                    "agent_policy": body["agent_policy"],
                     "metadata": body["metadata"],
                     "created_at": self.at,
                     "updated_at": self.at,
@@ -102,7 +103,7 @@ class _World:
             case project.ProjectUpdated() if row is not None:
                 row |= {
                     name: body[name]
-                    for name in ("description", "status", "checkpoint_policy", "metadata")
+                    for name in ("description", "status", "checkpoint_policy", "agent_policy", "metadata")
                     if name in body
                 }
                 if event.greediness is not None:
@@ -263,6 +264,7 @@ class _World:
             "resource_constraints": body["limits"] | {name: cap for name, cap in caps.items() if cap is not None},
             "resource_usage": {},
             "holds": [],
+            "model": body.get("model"),
             "hold_reason": None,
             "held_until": None,
             "metadata": body["metadata"],

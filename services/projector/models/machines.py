@@ -159,7 +159,7 @@ folded AS (
 INSERT INTO intelligent_machines (
        uuid, project_uuid, machine_type, status, phase, outcome, exit_code, epoch, hypervisor, node, vm_id,
        parent_checkpoint_uuid, last_checkpoint_uuid, checkpoint_count, original_prompt, greediness,
-       file_modifications, resource_constraints, resource_usage, holds, current_progress, progress_percent,
+       file_modifications, resource_constraints, resource_usage, holds, model, current_progress, progress_percent,
        error_message, hold_reason, held_until, metadata, spawned_at, updated_at, terminated_at, last_seq)
 SELECT f.uuid,
        f.project_uuid,
@@ -187,6 +187,7 @@ SELECT f.uuid,
        (SELECT COALESCE(jsonb_agg(h.key ORDER BY h.key), '[]')
           FROM jsonb_each(f.moved) h
          WHERE h.value = 'true'),
+       f.request->>'model',
        f.progress,
        f.percent,
        NULLIF(f.error, ''),

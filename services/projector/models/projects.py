@@ -20,6 +20,7 @@ folded AS (
            {last("(body->>'greediness')::numeric", "ProjectUpdated")} AS greediness,
            {last(_STATUS, "ProjectUpdated", "ProjectArchived")} AS status,
            {last("body->'checkpoint_policy'", "ProjectUpdated")} AS checkpoint_policy,
+           {last("body->'agent_policy'", "ProjectUpdated")} AS agent_policy,
            {last("body->'metadata'", "ProjectUpdated")} AS metadata,
            (array_agg((body->>'checkpoint_id')::uuid ORDER BY seq) FILTER (WHERE type = 'ProjectAdvanced'))[1] AS initial,
            {last(_CURRENT, "ProjectAdvanced", "ProjectUpdated")} AS current,
@@ -34,6 +35,7 @@ folded AS (
            greediness = COALESCE(f.greediness, p.greediness),
            status = COALESCE(f.status, p.status),
            checkpoint_policy = COALESCE(f.checkpoint_policy, p.checkpoint_policy),
+           agent_policy = COALESCE(f.agent_policy, p.agent_policy),
            metadata = COALESCE(f.metadata, p.metadata),
            initial_checkpoint_uuid = COALESCE(p.initial_checkpoint_uuid, f.initial),
            current_checkpoint_uuid = COALESCE(f.current, p.current_checkpoint_uuid),
@@ -44,7 +46,7 @@ folded AS (
        AND f.known
 )
 INSERT INTO projects (uuid, name, description, greediness, status, initial_checkpoint_uuid, current_checkpoint_uuid,
-                      checkpoint_policy, metadata, created_at, updated_at, last_seq)
+                      checkpoint_policy, agent_policy, metadata, created_at, updated_at, last_seq)
 SELECT uuid,
        name,
        COALESCE(description, created->>'description', ''),
@@ -53,6 +55,7 @@ SELECT uuid,
        initial,
        current,
        COALESCE(checkpoint_policy, created->'checkpoint_policy', '{{}}'),
+       COALESCE(agent_policy, created->'agent_policy', '{{}}'),
        COALESCE(metadata, created->'metadata', '{{}}'),
        created_at,
        updated_at,
