@@ -75,7 +75,7 @@ def evolve(machine: Machine, event: Event) -> Machine:  # noqa: C901, PLR0911 - 
         case MachineAdmitted():
             return _admitted(machine, event)
         case MachineProvisioningStarted():
-            return replace(machine, epoch=event.epoch)
+            return replace(machine, epoch=event.epoch, holds=frozenset())
         case MachineHeld() if event.epoch >= machine.epoch:
             return replace(machine, holds=machine.holds | {event.hold})
         case MachineParked() if machine.standing is not Standing.OVER:

@@ -19,7 +19,7 @@ from events import machine as m
 from events.agent import AgentRegistered
 from events.fresh import uuid7
 from events.project import CheckpointPolicy, ProjectCreated
-from events.words import CheckpointType, MachineType, Outcome, Resource
+from events.words import CheckpointType, Hold, MachineType, Outcome, Resource
 from hypervisors.local import LocalHypervisor, LocalSettings
 from services.checkpointer.app import CheckpointerSettings
 from services.checkpointer.app import create_app as create_checkpointer
@@ -208,3 +208,23 @@ async def test_a_restore_goes_on_from_the_checkpoint_with_a_safety_copy_behind_i
         assert CheckpointType.SAFETY in kinds
         await hub.world.ask(machine_id, m.MachineStopRequested())
         await hub.world.ended(machine_id)
+
+
+async def test_a_machine_that_is_held_parks_and_goes_on_where_it_was(hub: Hub) -> None:
+    async with hub.running() as host:
+        machine_id = await hub.goal("test -e mark && { cat mark > a.txt; exit 0; }; echo kept > mark; sleep 60")
+        await hub.world.until(machine_id, m.MachineWorkStarted)
+        await hub.world.ask(machine_id, m.MachineHeld(epoch=1, hold=Hold.BUDGET, reason="no money left"))
+        parked = await hub.world.until(machine_id, m.MachineParked)
+        assert isinstance(parked, m.MachineParked)
+        assert await host.list() == []
+        kinds = {each: event.checkpoint_type for each, event in await hub.taken(machine_id)}
+        assert parked.checkpoint_id
+        assert kinds[parked.checkpoint_id] is CheckpointType.PARKING
+        await hub.world.ask(machine_id, m.MachineAdmitted(reservation_id=uuid7(), held={Resource.MONEY: Decimal(1)}))
+        await hub.world.ask(machine_id, m.MachineResumed(hold=Hold.BUDGET))
+        ended = await hub.world.ended(machine_id)
+        assert (ended.outcome, ended.epoch) == (Outcome.SUCCEEDED, 2), ended.reason
+        final = next(event for each, event in await hub.taken(machine_id) if each == ended.checkpoint_id)
+        assert await hub.world.trunk() == ended.checkpoint_id
+    assert hub.file(final.snapshot, "a.txt") == "kept\n"
