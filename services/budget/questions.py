@@ -1,7 +1,7 @@
 """What the gateway asks of the budget: `budget.<verb>` inside HUB (`events.ledger`), answered when it is durable."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TypeVar
 
 import structlog
@@ -36,7 +36,7 @@ AT_ONCE_MAX = 4_096
 WORDS_MAX = 400
 
 V = TypeVar("V", bound=Value)
-Handler = Callable[[Msg], Awaitable[Value | None]]
+Handler = Callable[[Msg], Coroutine[None, None, Value | None]]
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("budget")
 
 
@@ -72,7 +72,13 @@ class Questions:
                 await _respond(message, b"", 503, f"{AT_ONCE_MAX} questions are being answered; ask again")
                 return
             self._at_once += 1
-            tasks.create_task(self._answer(handler, message))
+            answer = self._answer(handler, message)
+            try:
+                tasks.create_task(answer)
+            except RuntimeError:  # the service is ending, and its tasks with it
+                answer.close()
+                self._at_once -= 1
+                await _respond(message, b"", 503, "the budget is stopping; ask again")
 
         return start
 
