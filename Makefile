@@ -33,7 +33,7 @@ lock: ## Lock the dependencies with hashes (UPGRADE=1 takes newer ones, never yo
 	$(COMPILE) --group agent -c requirements/bench.txt -o requirements/agent.txt
 
 .PHONY: demo
-demo: setup ## Run the whole story on real input: two goals, a branch, a refusal by budget
+demo: setup ## Run the whole story: an agent at work, parked by its budget and resumed, a branch, a refusal
 	@$(BIN)/autovibe demo
 
 .PHONY: dev

@@ -121,11 +121,12 @@ def _call(body: Json) -> str:
 
 def _held(body: Json) -> str:
     until = f", until {body['until']}" if body.get("until") else ""
-    return f"{body['hold']}: {console.first_line(body.get('reason'), 200)}{until}"
+    return f"{body['hold']}: {console.first_line(body.get('reason'), 400)}{until}"
 
 
 def _parked(body: Json) -> str:
-    return f"{_held(body)}, in checkpoint {body.get('checkpoint_id', '-')}"
+    until = f" until {body['until']}" if body.get("until") else ""
+    return f"by {body['hold']}{until}, in checkpoint {body.get('checkpoint_id', '-')}"
 
 
 def _crossed(body: Json) -> str:
@@ -150,7 +151,7 @@ TELLERS: dict[str, Callable[[Json], str]] = {
     "CheckpointTaken": lambda body: f"{body['checkpoint_type']} {body['file_count']} files {changes(body)}",
     "CallSettled": _call,
     "CallRefused": lambda body: (
-        f"{body['node']} is short of {body['resource']}: {console.first_line(body['reason'], 200)}"
+        f"{body['model']} asked {body['asked']} {body['unit']}, {body['node']} has {body['available']} left"
     ),
     "MachineHeld": _held,
     "MachineParked": _parked,

@@ -31,6 +31,10 @@ UNIT = {
 """As `events.budget.UNIT_OF`, without what it takes to import that."""
 
 
+UNASKED = frozenset({"cpu", "memory", "storage", "network"})
+"""What is always counted and mostly not capped: shown in the table once somebody has capped it; `--json` has all."""
+
+
 @app.command()
 @framed
 def show(
@@ -63,6 +67,7 @@ def show(
         (
             (_account(b), b["resource_type"], b["budget_period"], _since_when(b), *_amounts(b), b["unit"], _forecast(b))
             for b in items
+            if b["allocated_amount"] is not None or b["resource_type"] not in UNASKED
         ),
     )
     for item in items:

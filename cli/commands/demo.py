@@ -24,15 +24,17 @@ START_S = 120.0
 STOP_S = 60.0
 MARK = "made-by-demo"
 """Only a directory with this in it is emptied: nobody loses a hub of their own."""
-HALFWAY = "2/3"
-"""The first goal says this when discounts are written but not yet wired in."""
+SMALL = "0.21CAD"
+"""Enough for the second goal's machine and its first calls, too little for all of them."""
+TOP_UP = "1CAD"
+PARKED = "parked"
 
 
 @framed
 def demo(
     data: Annotated[Path, typer.Option(help="Where the demo keeps its hub; emptied first.")] = Path(".demo"),
 ) -> None:
-    """Run two goals one after the other, branch a third, see one refused by its budget, and look at what happened."""
+    """See an agent at work: calls metered, checkpoints between them, parked and topped up; a branch, a refusal, the proof."""
     if not EXAMPLES.is_dir():
         raise CliError(Exit.FAILED, f"{EXAMPLES} is missing: the demo runs from a checkout of the project")
     directory = data.absolute()
@@ -55,6 +57,8 @@ def demo(
             "--port",
             "0",
             "--store-port",
+            "0",
+            "--gateway-port",
             "0",
             "--gateway-port",
             "0",
@@ -98,30 +102,33 @@ class Story:
         _title("A project from a real source tree, with 5 CAD to spend")
         self._run("project", "create", "webshop", "--from", str(EXAMPLES / "webshop"), "--budget", "5CAD",
                   "--greediness", "0.7")  # fmt: skip
-        _title("First goal; half-way through, a checkpoint is taken of the running machine")
-        halfway = self._first_goal()
-        _title("Second goal: it starts from where the first one ended")
-        self._run("run", "webshop", _goal("add-tax.sh"))
-        _title("A third goal, branched off the checkpoint from half-way through the first")
-        self._run("run", "webshop", _goal("add-coupons.sh"), "--from", halfway)
+        _title("First goal: the built-in agent at work, every model call metered, a checkpoint between calls")
+        self._run("run", "webshop", _goal("discounts.txt"), "--type", "claude_api", "--budget", "1CAD")
+        between = self._between_calls()
+        _title(
+            "Second goal, from where the first one ended, with too small a budget: it parks, and a top-up lets it finish"
+        )
+        self._parked_goal()
+        _title("A third goal, a shell script, branched off a checkpoint from between two calls of the first")
+        self._run("run", "webshop", _goal("add-coupons.sh"), "--from", between)
         _title("One that its budget refuses: it asks for 50 CAD of a project that has 5")
         self._run("run", "webshop", "make test", "--budget", "50CAD", expect=Exit.REFUSED)
         _title("The checkpoint tree")
         self._run("checkpoint", "tree", "webshop")
-        _title("What each step cost, and what is left of the budget")
+        _title("What the models cost, what each machine cost, and what is left of the budget")
+        self._run("usage", "--by", "model", "--project", "webshop")
         self._run("usage", "--by", "machine", "--project", "webshop")
         self._run("budget", "show", "webshop")
-        _title("What the second goal changed")
-        second = self._finals()[1]
-        self._run("checkpoint", "diff", second)
+        _title("What the first goal changed, from the project's first checkpoint to the goal's last")
+        self._run("checkpoint", "diff", self._first(), self._finals()[0], "--stat")
         _title("The last events of the log; everything above is made from it")
         self._run("events", "tail", "--project", "webshop", "-n", "14")
         _title("And it can be proved: the chain is whole, the tables equal the fold of the log")
         self._run("verify")
 
-    def _first_goal(self) -> str:
-        """Run the first goal, take a checkpoint when it says it is half-way, return the checkpoint's id."""
-        arguments = ("run", "webshop", _goal("add-discounts.sh"))
+    def _parked_goal(self) -> None:
+        """Run a goal until it parks for want of money, give it more, and see it end."""
+        arguments = ("run", "webshop", _goal("receipt.txt"), "--type", "claude_api", "--budget", SMALL)
         _prompt(arguments)
         with subprocess.Popen(  # our own command
             [*_autovibe(), *arguments],
@@ -130,25 +137,33 @@ class Story:
             text=True,
             env=self._environment,
         ) as run:
-            halfway = ""
-            machine = ""
+            machine, topped_up = "", False
             for line in _lines(run.stdout):
                 console.say(line)
                 if "machine " in line and not machine:
                     machine = line.rpartition("machine ")[2].strip().removesuffix("\x1b[0m")
-                elif HALFWAY in line and not halfway:
-                    halfway = self._output("checkpoint", "take", machine, "-m", "half-way")
-                    console.say(f"    (meanwhile: autovibe checkpoint take {machine} → {halfway})")
+                elif PARKED in line and not topped_up:
+                    topped_up = True
+                    self._run("budget", "top-up", "webshop", TOP_UP, "--machine", machine)
         self._check(arguments, run.returncode, Exit.OK)
-        if not halfway:
-            raise CliError(Exit.FAILED, f"the first goal never said {HALFWAY!r}")
-        return halfway
+
+    def _between_calls(self) -> str:
+        """Return the first checkpoint that was taken between two model calls, else the first machine's first one."""
+        listed = [item for item in self._checkpoints() if item["checkpoint_type"] == "automatic"]
+        between = [item for item in listed if item["creation_context"] == "between_calls"]
+        return str((between or listed)[0]["uuid"])
+
+    def _first(self) -> str:
+        return str(self._checkpoints()[0]["uuid"])
+
+    def _checkpoints(self) -> list[dict[str, object]]:
+        """Return all checkpoints, oldest first."""
+        listed = self._output("checkpoint", "ls", "--project", "webshop", "--json", "-n", "500")
+        return [json.loads(line) for line in reversed(listed.splitlines())]
 
     def _finals(self) -> list[str]:
         """Return the final checkpoints, oldest first."""
-        listed = self._output("checkpoint", "ls", "--project", "webshop", "--json", "-n", "500")
-        found = [json.loads(line) for line in listed.splitlines()]
-        return [item["uuid"] for item in reversed(found) if item["checkpoint_type"] == "final"]
+        return [str(item["uuid"]) for item in self._checkpoints() if item["checkpoint_type"] == "final"]
 
     def _run(self, *arguments: str, expect: Exit = Exit.OK) -> None:
         _prompt(arguments)

@@ -4,7 +4,7 @@ Deciding twice gives nothing the second time: an open call is granted as it was,
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import ROUND_FLOOR, Decimal
 from uuid import UUID
@@ -283,6 +283,8 @@ def _refused(case: _Case, stands: Obstacle, need: Amounts) -> Outcome:
     """Say no, and with `park` hold the machine, in one batch; a machine is held once for each epoch."""
     ask, at = case.ask, case.at
     resource = stands.book.resource
+    if stands.node == at.node:  # the account holds the whole envelope; what is left for a call is said
+        stands = replace(stands, available=bounded(at.room(resource)))
     action = OnExhausted.REFUSE if stands.book.on_exhausted is OnExhausted.REFUSE else OnExhausted.PARK
     message = explained(ask, at, stands, need, parks=action is OnExhausted.PARK)
     answer = NotGranted(

@@ -22,6 +22,9 @@ def explained(ask: Reserve, at: Envelope, stands: Obstacle, need: Amounts, *, pa
     what = "used" if stands.by_use else "reserved"
     spent = at.calls.spent.get(Resource.MONEY, ZERO)
     left = f"{plain(stands.available)} {unit} of {allocated} ({period}) are not {what}."
+    if stands.node == at.node and book.resource is Resource.MONEY:
+        kept = f"{plain(at.aside_cad)} CAD are kept aside for running it"
+        left = f"{plain(stands.available)} {unit} of {allocated} are left for calls ({kept})."
     sentences = (
         f"autovibe: the budget of {_name(stands.node, slug)} is short:",
         f"a call of {ask.model} may take {plain(need[book.resource])} {unit}, {left}",

@@ -138,7 +138,7 @@ BUDGET = Report(
              CROSS JOIN LATERAL (
                    -- At the rate so far: of this period, or since the account was first used.
                    SELECT r.per_s,
-                          CASE WHEN r.per_s > 0
+                          CASE WHEN r.per_s > 0 AND b.allocated_amount IS NOT NULL
                                THEN least(greatest(b.allocated_amount - b.used_amount, 0) / r.per_s, 4e9)::float8
                                END AS left_s
                      FROM (SELECT CASE WHEN b.period_end IS NULL OR b.period_end > now()

@@ -20,7 +20,18 @@ from schema import migrations
 from tests.docs.reading import LATER, ROOT, Document, documents, words
 
 HOSTS = frozenset(
-    {"127.0.0.1", "localhost", "nats", "github.com", "keepachangelog.com", "nats.example", "db.example", "docs.rs"}
+    {
+        "127.0.0.1",
+        "localhost",
+        "api.anthropic.com",
+        "api.openai.com",
+        "nats",
+        "github.com",
+        "keepachangelog.com",
+        "nats.example",
+        "db.example",
+        "docs.rs",
+    }
 )
 DOCUMENTS = documents()
 PROGRAM = typer.main.get_command(app)
