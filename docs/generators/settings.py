@@ -1,5 +1,6 @@
 """reference/settings.md and .env.example: every setting of every service, and what the command line reads."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -217,6 +218,9 @@ def _default(field: FieldInfo) -> str:
     default: object = field.default
     if default is None or default == ():
         return ""
+    if isinstance(default, dict):
+        mapping = cast("dict[object, object]", default)
+        return json.dumps({str(key): value for key, value in mapping.items()}, separators=(",", ":")) if mapping else ""
     if isinstance(default, tuple):
         return "[" + ", ".join(f'"{word}"' for word in cast("tuple[object, ...]", default)) + "]"
     if isinstance(default, bool):
@@ -251,5 +255,5 @@ def _client_row(name: str, default: str, about: str) -> tuple[str, ...]:
 def _example(name: str, default: str, about: str, *, secret: bool) -> list[str]:
     said = f"# {'Secret. ' if secret else ''}{about}".rstrip()
     value = "" if secret or (" " in default and not default.startswith("[")) else default
-    quoted = f"'{value}'" if value.startswith("[") else value
+    quoted = f"'{value}'" if value.startswith(("[", "{")) else value
     return [*([said] if said != "#" else []), f"# {name}={quoted}"]
