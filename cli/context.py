@@ -29,8 +29,10 @@ class Context:
     hub_creds: str = ""
     """The services' own creds file: `migrate`, `verify` and `projector` work on the log directly."""
     database_url: str = ""
+    gateway_url: str = ""
+    """Where agents reach models; only known of an embedded stack, as is `models`."""
     models: str = ""
-    """Who answers model calls, in words; only known of an embedded stack."""
+    """Who answers model calls, in words."""
 
 
 def default_file() -> Path:

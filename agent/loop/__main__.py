@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import signal
 import sys
 
@@ -10,6 +11,8 @@ from agent.loop.words import Words
 
 
 def main() -> int:
+    # It warns of each child that the toolset has waited for by itself, on the stream that people read.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     words = Words(sys.stdout)
     task = Task.read(json.load(sys.stdin))
     try:

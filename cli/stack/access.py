@@ -32,6 +32,7 @@ async def context(places: Places, data: Path) -> Context:
         data=str(data),
         hub_creds=str(places.nats_creds or ""),
         database_url=places.database_url,
+        gateway_url=f"http://{places.host}:{places.gateway_port}",
         models=models.described(),
     )
 

@@ -44,6 +44,8 @@ class Rehearsal:
         self._workspace = workspace
         self.bill = Bill()
         self.requests = 0
+        self.credentials: set[str] = set()
+        """Every one that it was shown; none is asked for."""
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=BODY_BYTES_MAX)
@@ -56,6 +58,7 @@ class Rehearsal:
 
     async def messages(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
+        self.credentials.add(request.headers.get("x-api-key") or request.headers.get("Authorization", ""))
         asked = dialects.asked_anthropic(_object(raw), raw)
         reply = self._reply(asked, raw, "toolu", "msg")
         headers = {
