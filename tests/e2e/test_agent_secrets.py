@@ -28,7 +28,7 @@ say = "I look at everything that I can see."
 run = "env > seen.txt; cat /proc/[0-9]*/environ >> seen.txt; true"
 
 [[turns.do]]
-run = "grep -rls sk-ant-test /home /tmp /etc > found.txt; true"
+run = "grep -rls sk-ant-tes[t] /home /tmp /etc > found.txt; true"
 
 [[turns]]
 say = "That was all."
