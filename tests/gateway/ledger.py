@@ -67,6 +67,8 @@ class MemoryLedger:
 
     async def reserve(self, ask: Reserve) -> Granted | NotGranted:
         self._there()
+        if ask.call_id in self.settled or ask.call_id in self.voided:
+            return NotGranted(call_id=ask.call_id, code="cancelled", message="the call is over")
         if (known := self.answers.get(ask.call_id)) is not None:
             return known
         self.reserved[ask.call_id] = ask
@@ -82,7 +84,7 @@ class MemoryLedger:
         output_max = min(ask.output_tokens_max, self.output_granted or ask.output_tokens_max)
         held = cost(Tokens(cache_write_1h=ask.input_tokens_max, output=output_max))
         available = self.cad - self.used - sum(self.open.values(), Decimal(0))
-        if ask.call_id in self.voided or held > available:
+        if held > available:
             said = f"asked {held} CAD, {available} CAD are there"
             return NotGranted(call_id=ask.call_id, code="exhausted", message=said)
         self.open[ask.call_id] = held
