@@ -40,17 +40,16 @@ async def test_a_capture_of_changes_is_none_when_only_the_home_has_changed(stack
         async def is_up() -> bool:
             return "up" in await stack.hub.text(spec.machine_id)
 
-        await eventually(is_up)
-        assert await asked(stack, spec) == "NothingChanged"
-        (workspace / "new").write_text("x")
-        assert await asked(stack, spec) == "WorkspaceCaptured"
-
         async def settled() -> bool:
             return await asked(stack, spec) == "NothingChanged"
 
+        await eventually(is_up)
+        await eventually(settled)  # a file restored in the clock's present tick is captured once more
+        (workspace / "new").write_text("x")
+        assert await asked(stack, spec) == "WorkspaceCaptured"
         await eventually(settled)
         reports = [each for each in await stack.hub.reports(spec.machine_id) if isinstance(each, WorkspaceCaptured)]
-        assert 2 <= len(reports) <= 3
+        assert 2 <= len(reports) <= 4
     finally:
         await stack.hypervisor.destroy(spec.machine_id, 1)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import psycopg
+import pytest
 from psycopg import sql
 
 from services.rehearsal.app import running
@@ -35,6 +36,7 @@ say = "That was all."
 """
 
 
+@pytest.mark.timeout(180)
 async def test_the_providers_key_is_nowhere_in_the_machine_and_the_token_dies_with_its_epoch(tmp_path: Path) -> None:
     (tmp_path / "nosy.toml").write_text(NOSY)
     (tmp_path / "project").mkdir()
