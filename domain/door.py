@@ -45,6 +45,8 @@ _INSTALL = {
     MachineType.AIDER: "or install Aider where machines run: pipx install aider-chat",
 }
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_REPEATED_REPEAT = re.compile(r"[*+}][^()]*\)[*+{]|\)[*+][^()]*\)[*+{]")
+"""A group with a repetition in it that is repeated itself: `(a+)+` takes exponential time, and the gateway waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,17 +274,23 @@ def _policy_problem(event: Event) -> Problem | None:
         return None
     for number, rule in enumerate(event.checkpoint_policy.risk_rules):
         for name, pattern in (("tool", rule.tool), ("input", rule.input)):
-            try:
-                re.compile(pattern)
-            except (re.error, OverflowError, RecursionError) as error:
+            if wrong := _wrong_with(pattern):
                 return Problem(
                     code="bad_body",
-                    message=cut(f"risk rule {number + 1} has a {name} that is no regular expression: {error}", 1_000),
+                    message=cut(f"risk rule {number + 1} has a {name} that {wrong}", 1_000),
                     field=f"checkpoint_policy.risk_rules.{number}.{name}",
                     value=cut(pattern, 400),
-                    remedy="write it as for Python's re",
+                    remedy="write it as for Python's re, without a repetition in a group that is repeated",
                 )
     return None
+
+
+def _wrong_with(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        return f"is no regular expression: {error}"
+    return "repeats what repeats already, which can take for ever" if _REPEATED_REPEAT.search(pattern) else ""
 
 
 def _runner_problem(event: Event, machine_types: frozenset[MachineType]) -> Problem | None:

@@ -112,44 +112,35 @@ def extension(envelope: Envelope, wanted: Amounts, now: datetime) -> dict[str, t
 def drawing(account: Account, reservation_id: UUID, used: Amounts, now: datetime) -> tuple[Line, ...]:
     """Return where use counts on one account: in the periods in which it was held, oldest first.
 
-    What no period of a kind holds counts in the present one: use is recorded, never hidden.
+    What is used beyond what was held counts in the newest of them, except in a kind of period that somebody began to
+    budget after the rest was held: there counts what was held there, and nothing that was not. A resource of which nothing
+    was held counts in the present periods: use is recorded, never hidden.
     """
     hold = account.holds.get(reservation_id)
-    present = {(line.resource, line.period): line for line in lines(account, used, now)}
-    drawn: dict[tuple[Resource, BudgetPeriod, datetime], Line] = {}
-    for (resource, period), line in present.items():
-        rest = used[resource]
-        held = sorted(_of_kind(hold, resource, period), key=lambda each: each.period_start)
-        for each in (*held, line):
-            part = rest if each is line else min(rest, each.amount)
-            if part > 0:
-                _put(drawn, each.model_copy(update={"amount": part}))
-                rest -= part
-    for line in _gone_kinds(hold, present, used):
-        _put(drawn, line)
-    return tuple(drawn.values())
+    drawn: list[Line] = []
+    for resource, amount in used.items():
+        held = [line for line in hold.lines if line.resource is resource] if hold else []
+        if not held:
+            drawn += lines(account, {resource: amount}, now)
+            continue
+        in_all = _sum(line for line in held if line.period is BudgetPeriod.TOTAL)
+        for period in dict.fromkeys(line.period for line in held):
+            of_kind = sorted((line for line in held if line.period is period), key=lambda line: line.period_start)
+            drawn += _spread(of_kind, amount, spill=_sum(of_kind) >= in_all)
+    return tuple(line for line in drawn if line.amount > 0)
 
 
-def _gone_kinds(
-    hold: Hold | None, present: Mapping[tuple[Resource, BudgetPeriod], Line], used: Amounts
-) -> Iterable[Line]:
-    """Lines of periods that were held and have no successor: what is used still counts there, as far as held."""
-    rest = dict(used)
-    for line in sorted(hold.lines, key=lambda each: each.period_start) if hold else ():
-        if line.resource in used and (line.resource, line.period) not in present:
-            part = min(rest[line.resource], line.amount)
-            if part > 0:
-                yield line.model_copy(update={"amount": part})
+def _spread(held: list[Line], amount: Decimal, *, spill: bool) -> list[Line]:
+    spread: list[Line] = []
+    for line in held:
+        part = amount if spill and line is held[-1] else min(amount, line.amount)
+        spread.append(line.model_copy(update={"amount": part}))
+        amount -= part
+    return spread
 
 
-def _put(drawn: dict[tuple[Resource, BudgetPeriod, datetime], Line], line: Line) -> None:
-    key = (line.resource, line.period, line.period_start)
-    before = drawn[key].amount if key in drawn else ZERO
-    drawn[key] = line.model_copy(update={"amount": before + line.amount})
-
-
-def _of_kind(hold: Hold | None, resource: Resource, period: BudgetPeriod) -> list[Line]:
-    return [line for line in hold.lines if line.resource is resource and line.period is period] if hold else []
+def _sum(held: Iterable[Line]) -> Decimal:
+    return sum((line.amount for line in held), ZERO)
 
 
 def _books(account: Account, resource: BUDGETED) -> list[Book]:

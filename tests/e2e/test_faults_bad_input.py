@@ -51,7 +51,7 @@ BAD = {
     "not for outside": Bad(f"shop.machine.{ID}.MachineEnded", b"{}", "not_allowed", "type", "MachineEnded", "Machine"),
     "unknown field": Bad(MACHINE, but(colour="blue"), "bad_body", "colour", "blue"),
     "wrong type": Bad(MACHINE, but(goal=5), "bad_body", "goal", "5"),
-    "missing field": Bad(MACHINE, b'{"goal": "x"}', "bad_body", "machine_type"),
+    "missing field": Bad(MACHINE, b'{"machine_type": "shell"}', "bad_body", "goal"),
     "too long": Bad(
         "shop.project.shop.ProjectUpdated",
         json.dumps({"description": "x" * 5_000}).encode(),

@@ -5,7 +5,7 @@ from collections import Counter
 from docs.generators.settings import SERVICES
 from services.kit.settings import DatabaseSettings, ServiceSettings, TopologySettings
 
-MEANT_TO_BE_SHARED = {"vcpu_hour_cad", "gib_hour_cad", "store"}
+MEANT_TO_BE_SHARED = {"vcpu_hour_cad", "gib_hour_cad", "storage_gib_hour_cad", "store"}
 """One tariff and one chunk store, whoever reads them."""
 
 
