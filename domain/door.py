@@ -46,7 +46,9 @@ _INSTALL = {
 }
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _REPEATED_REPEAT = re.compile(r"[*+}][^()]*\)[*+{]|\)[*+][^()]*\)[*+{]")
-"""A group with a repetition in it that is repeated itself: `(a+)+` takes exponential time, and the gateway waits for it."""
+"""A group with a repetition in it that is repeated itself: `(a+)+` takes exponential time, and the gateway waits for it.
+
+It catches the usual mistake and is no wall: `(a|a)+` and `a*a*b` pass, and are slow on long inputs."""
 
 
 @dataclass(frozen=True, slots=True)

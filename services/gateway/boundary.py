@@ -126,8 +126,12 @@ class Watch:
 
 
 def risky(rules: tuple[RiskRule, ...], tool: str, given: str) -> bool:
-    """Say whether any rule's patterns are found in the call; a pattern that is none counts as found."""
-    return any(_found(rule.tool, tool[:200]) and _found(rule.input, given[:RISK_CHARS_MAX]) for rule in rules)
+    """Say whether any rule's patterns are found in the call; a pattern that is none counts as found.
+
+    So does every pattern in an input that is too long to be looked at whole: padding hides nothing.
+    """
+    too_long = len(given) > RISK_CHARS_MAX
+    return any(_found(rule.tool, tool[:200]) and (too_long or _found(rule.input, given)) for rule in rules)
 
 
 def _found(pattern: str, text: str) -> bool:

@@ -83,6 +83,7 @@ async def test_an_agent_that_does_not_answer_holds_one_call_for_its_deadline_and
 def test_what_is_risky_is_what_a_rule_finds_in_tool_and_input() -> None:
     assert risky(RISK_RULES, "Bash", '{"command":"rm -rf build"}')
     assert risky(RISK_RULES, "delete_file", "{}")
+    assert risky(RISK_RULES, "Bash", " " * 17_000 + "rm -rf build"), "padding hides nothing"
     assert not risky(RISK_RULES, "Bash", '{"command":"ls"}')
     assert not risky(RISK_RULES, "Read", '{"path":"rm -rf"}')
     assert risky((RiskRule(tool="("),), "Read", "{}")
