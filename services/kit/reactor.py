@@ -10,7 +10,7 @@ Messages of one aggregate are handled one at a time and in order, except that a 
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -51,6 +51,7 @@ BURIAL_PAUSE_S = 10.0
 ERROR_CHARS_MAX = 2_000
 PROGRESS_EVERY_S = 10.0
 STALLED_S = 60.0
+CATCHING_UP_LOOK_S = 0.1
 AT_WORK_MAX_S = 600.0
 """A handler that takes longer hangs: the longest there are wait for a capture (300 s) or a restore."""
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("reactor")
@@ -152,6 +153,24 @@ class Reactors:
                     await retry.unsubscribe()
             await app.stop()
 
+    async def caught_up(self, within_s: float) -> bool:
+        """Wait until all that waits now has been handled once; returns False where that takes longer than `within_s`.
+
+        Raises:
+            Transient, ApiError: The server does not tell.
+        """
+        try:
+            async with asyncio.timeout(within_s):
+                for reactor in self._reactors:
+                    info = await self._info(reactor)
+                    until = integer(mapping(info["delivered"])["consumer_seq"]) + integer(info["num_pending"])
+                    while integer(mapping(info["ack_floor"])["consumer_seq"]) < until:
+                        await asyncio.sleep(CATCHING_UP_LOOK_S)
+                        info = await self._info(reactor)
+        except TimeoutError:
+            return False
+        return True
+
     async def health(self) -> Health:
         """Say for each durable how far behind it is and whether it moves.
 
@@ -174,7 +193,7 @@ class Reactors:
         """A durable that does not exist would be made anew by FastStream, with defaults that lose events."""
         name = f"consumer {reactor.durable} of {reactor.stream}"
         try:
-            info = await self._bus.wire.api(f"CONSUMER.INFO.{reactor.stream}.{reactor.durable}")
+            info = await self._info(reactor)
         except ApiError as error:
             raise Refused(f"{name} cannot be used: {error}; run `autovibe migrate`") from error
         config = mapping(info["config"])
@@ -185,10 +204,13 @@ class Reactors:
                 if not any(covers(heard, subject) for heard in filters):
                     raise Refused(f"{name} does not hear {subject}: {', '.join(filters)}; run `autovibe migrate`")
 
+    async def _info(self, reactor: Reactor) -> Mapping[str, object]:
+        return await self._bus.wire.api(f"CONSUMER.INFO.{reactor.stream}.{reactor.durable}")
+
     async def _part(self, reactor: Reactor) -> Part:
         name = f"consumer {reactor.durable}"
         try:
-            info = await self._bus.wire.api(f"CONSUMER.INFO.{reactor.stream}.{reactor.durable}")
+            info = await self._info(reactor)
         except ApiError as error:
             return Part(name, ok=False, detail=f"{error}; `autovibe migrate` makes it again")
         except Transient as error:

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
+import structlog
 from prometheus_client import Gauge
 
 from domain.tariff import Tariff
@@ -17,10 +18,12 @@ from events.words import Phase
 from hypervisors.port import Hypervisor
 from services.kit.bus import Bus
 from services.kit.credentials import CredentialSource
+from services.kit.errors import KitError
 from services.kit.health import Health, Part
 from services.kit.metrics import Metrics
 from services.kit.reactor import Reactors
 from services.kit.timers import Timers
+from services.kit.wire import ApiError
 from services.spawner.beats import Beats
 from services.spawner.desk import ACTOR, Desk
 from services.spawner.effects import Effects
@@ -32,6 +35,8 @@ from services.spawner.settings import SpawnerSettings
 from services.spawner.timers import PhaseTimers
 
 STALLED_S = 30.0
+CATCH_UP_S = 30.0
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("spawner")
 
 __all__ = ["SpawnerSettings", "create_app"]
 
@@ -90,6 +95,7 @@ class Spawner:
             ):
                 stack.callback(tasks.create_task(work).cancel)
             await stack.enter_async_context(self._reactors.running())
+            stack.callback(tasks.create_task(self._hear_all()).cancel)
             self._stack = stack.pop_all()
         return self
 
@@ -112,6 +118,15 @@ class Spawner:
             )
         )
         return own + await self._reactors.health()
+
+    async def _hear_all(self) -> None:
+        """Have nobody declared lost before what was reported in our absence is handled."""
+        try:
+            if not await self._reactors.caught_up(CATCH_UP_S):
+                _log.warning("reports.behind", after_s=CATCH_UP_S)
+        except (KitError, ApiError) as error:
+            _log.warning("reports.behind", reason=str(error))
+        self._reconciler.has_heard_all = True
 
     def _count(self) -> None:
         by_phase = dict.fromkeys(Phase, 0)

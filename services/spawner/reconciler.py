@@ -50,6 +50,8 @@ class Reconciler:
         self._timer_slots = asyncio.Semaphore(TIMERS_AT_ONCE)
         self._group: asyncio.TaskGroup | None = None
         self.looked_at = time.monotonic()
+        self.has_heard_all = False
+        """Whether what agents reported while nobody listened is handled: who has finished meanwhile is not lost."""
 
     def watch(self, known: Known) -> Watch:
         watch = self._watches.get(known.address)
@@ -121,9 +123,12 @@ class Reconciler:
             return False
         came = due(watch.known.machine)
         overdue = came is not None and came <= moment
-        gone = watch.is_gone and watch.gone_for_s() >= self._settings.exit_grace_s
+        gone = self._is_lost(watch)
         metering = is_usage_due(watch.known.machine, moment, self._settings.meter_s)
         return watch.look_at > 0 or overdue or gone or metering or self._is_silent(watch)
+
+    def _is_lost(self, watch: Watch) -> bool:
+        return self.has_heard_all and watch.is_gone and watch.gone_for_s() >= self._settings.exit_grace_s
 
     def _is_silent(self, watch: Watch) -> bool:
         machine = watch.known.machine
@@ -173,7 +178,7 @@ class Reconciler:
         """Say what is missed: the incarnation on the host, or its beats; and that they are there again."""
         machine = watch.known.machine
         epoch = machine.epoch
-        gone = watch.is_gone and watch.gone_for_s() >= self._settings.exit_grace_s
+        gone = self._is_lost(watch)
         if gone and machine.phase is not Phase.PROVISIONING and await self._effects.lost(watch, watch.missing_reason):
             return True
         if machine.phase not in _WATCHED_BY_BEATS or watch.is_gone:

@@ -77,7 +77,8 @@ async def test_money_leaves_as_exact_decimal_strings(world: World) -> None:
     await world.settled()
     [usage] = await world.client().items("/api/v1/resources/usage", machine=machine_id)
     assert (usage["cost_cad"], usage["amount"]) == ("0.123456789", "1.500000000")
-    for by in ("project", "machine", "type", "agent", "model", "day"):
+    assert await world.client().items("/api/v1/resources/usage/summary", by="model") == [], "no model was called"
+    for by in ("project", "machine", "type", "agent", "day"):
         [line] = await world.client().items("/api/v1/resources/usage/summary", by=by)
         assert (line["cost_cad"], line["records"]) == ("0.123456789", 1)
         [same] = await world.client().items(f"/api/v1/reports/cost-by-{by}")
