@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
+from domain import risk
 from domain.completion import DefaultModels, complete
 from domain.project import Project
 from domain.refusal import cut, from_validation, unknown_type
@@ -45,10 +46,6 @@ _INSTALL = {
     MachineType.AIDER: "or install Aider where machines run: pipx install aider-chat",
 }
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
-_REPEATED_REPEAT = re.compile(r"[*+}][^()]*\)[*+{]|\)[*+][^()]*\)[*+{]")
-"""A group with a repetition in it that is repeated itself: `(a+)+` takes exponential time, and the gateway waits for it.
-
-It catches the usual mistake and is no wall: `(a|a)+` and `a*a*b` pass, and are slow on long inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,23 +273,15 @@ def _policy_problem(event: Event) -> Problem | None:
         return None
     for number, rule in enumerate(event.checkpoint_policy.risk_rules):
         for name, pattern in (("tool", rule.tool), ("input", rule.input)):
-            if wrong := _wrong_with(pattern):
+            if wrong := risk.wrong_with(pattern):
                 return Problem(
                     code="bad_body",
-                    message=cut(f"risk rule {number + 1} has a {name} that {wrong}", 1_000),
+                    message=cut(f"risk rule {number + 1} has a {name} that is no regular expression: {wrong}", 1_000),
                     field=f"checkpoint_policy.risk_rules.{number}.{name}",
                     value=cut(pattern, 400),
-                    remedy="write it as for Python's re, without a repetition in a group that is repeated",
+                    remedy="write it in RE2's syntax: as for Python's re, without look-around and back-references",
                 )
     return None
-
-
-def _wrong_with(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        return f"is no regular expression: {error}"
-    return "repeats what repeats already, which can take for ever" if _REPEATED_REPEAT.search(pattern) else ""
 
 
 def _runner_problem(event: Event, machine_types: frozenset[MachineType]) -> Problem | None:

@@ -15,7 +15,8 @@ SCRIPT_CHARS_MAX = 16_384
 class RiskRule(Value):
     """A tool call of a model that the workspace is captured before: both patterns are found in the call.
 
-    Patterns are regular expressions of Python's `re`, searched, case-sensitive.
+    Patterns are regular expressions in the syntax of RE2, searched, case-sensitive: as Python's, without look-around and
+    back-references, and with none that takes for ever.
     """
 
     tool: Annotated[str, Field(min_length=1, max_length=400)]

@@ -29,7 +29,13 @@ def test_every_tool_looks_at_the_same_packages() -> None:
     assert PROJECT["tool"]["coverage"]["run"]["source"] == PACKAGES
     assert PROJECT["tool"]["importlinter"]["root_packages"] == PACKAGES
     assert set(PACKAGES) <= set(PROJECT["tool"]["pyright"]["include"])
-    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} <= {*PACKAGES, "bench", "docs", "tests", "tests_clis"}
+    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} <= {
+        *PACKAGES,
+        "bench",
+        "docs",
+        "tests",
+        "tests_clis",
+    }
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "requirements").glob("*.txt")), ids=lambda path: path.name)

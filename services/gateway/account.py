@@ -12,7 +12,7 @@ import structlog
 from events.fresh import now
 from events.ledger import Call, Granted, NotGranted, Observe, Reserve, Settle, Void
 from services.gateway.leases import Leases
-from services.gateway.refusals import Refusal, RefusedCall, invalid, out_of_budget, unauthenticated, unreachable
+from services.gateway.refusals import Refusal, RefusedCall, not_to_be_had, out_of_budget, unauthenticated, unreachable
 from services.gateway.usage import Usage
 from services.kit.ledger import CallLedger, LedgerError, LedgerRefused, LedgerUnreachable
 
@@ -156,9 +156,7 @@ def refusal_of(answer: NotGranted) -> Refusal:
     match answer.code:
         case "fenced":
             return unauthenticated(answer.message)
-        case "unknown_model":
-            return invalid(answer.message)
-        case "model_not_allowed":
-            return Refusal("permission_error", answer.message, code="model_not_allowed")
+        case "unknown_model" | "model_not_allowed":
+            return not_to_be_had(answer.code, answer.message)
         case "exhausted" | "waited" | "cancelled":
             return out_of_budget(answer.message)

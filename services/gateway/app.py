@@ -55,11 +55,13 @@ class Gateway:
         self._bus = bus
         self.tokens = Tokens(bus.log)
         self.in_flight = InFlight()
-        self._boundary: Boundary = boundary or Checkpoints(bus.nc, self.tokens, settings.gateway_checkpoint_s)
         self._leases = Leases(ledger)
         self._background: set[asyncio.Task[None]] = set()
         self._accounts = Accounts(ledger, self._leases, self._spawn)
         self._meters = Meters(self.metrics, self.in_flight)
+        self._boundary: Boundary = boundary or Checkpoints(
+            bus.nc, self.tokens, settings.gateway_checkpoint_s, self._meters.checkpoint_missed
+        )
         self._exits = AsyncExitStack()
 
     async def __aenter__(self) -> Self:

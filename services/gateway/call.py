@@ -124,7 +124,7 @@ class ModelCall:
     async def _made(self) -> web.StreamResponse:
         async with AsyncExitStack() as places:
             async with self._held():
-                await self._parts.boundary.between_calls(self._call, self._asked.raw)
+                await self._parts.boundary.between_calls(self._call, self._asked.body)
                 await self._turn(places)
                 self._account = account = await self._reserve()
                 if not self._parts.tokens.lives(self._caller.machine_id, self._caller.epoch):

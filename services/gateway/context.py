@@ -6,6 +6,8 @@ from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
 
+from services.gateway.usage import Json
+
 
 class Dialect(StrEnum):
     """How client and provider speak."""
@@ -80,8 +82,8 @@ class RiskWatch(Protocol):
 class Boundary(Protocol):
     """Who holds calls back until a machine's work is captured. Both never raise and have a deadline of their own."""
 
-    async def between_calls(self, call: CallContext, body: bytes) -> None:
-        """Return when the call may go on; `body` is what the client sent."""
+    async def between_calls(self, call: CallContext, body: Json) -> None:
+        """Return when the call may go on; `body` is what the client asks."""
         ...
 
     def risk_watch(self, call: CallContext) -> RiskWatch | None:
@@ -92,7 +94,7 @@ class Boundary(Protocol):
 class Unheld:
     """Holds nothing."""
 
-    async def between_calls(self, call: CallContext, body: bytes) -> None:
+    async def between_calls(self, call: CallContext, body: Json) -> None:
         del call, body
 
     def risk_watch(self, call: CallContext) -> RiskWatch | None:

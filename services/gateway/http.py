@@ -128,7 +128,9 @@ class Routes:
             self._parts.tokens.may_use(caller.project, wanted) and upstream_of(self._upstreams, dialect, wanted)
         ):
             return web.json_response(self._catalogue.one(dialect, wanted))
-        return _refused(model_not_offered(wanted), dialect)
+        return _refused(
+            Refusal("not_found_error", f"no upstream offers model {wanted[:200]}", code="model_not_found"), dialect
+        )
 
     async def nothing_here(self, request: web.Request) -> web.StreamResponse:
         dialect = Dialect.ANTHROPIC if "anthropic-version" in request.headers else Dialect.OPENAI

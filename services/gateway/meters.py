@@ -2,6 +2,7 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from events.words import CreationContext
 from services.gateway.context import InFlight
 from services.kit.metrics import Metrics
 
@@ -29,6 +30,12 @@ class Meters:
             "autovibe_model_rate_waits",
             "Short rate limits of providers that were waited out",
             ["upstream"],
+            registry=registry,
+        )
+        self._missed = Counter(
+            "autovibe_model_checkpoints_missed",
+            "Captures between model calls or before risk that did not come about; the call went on",
+            ["context"],
             registry=registry,
         )
         self._held = Histogram(
@@ -61,6 +68,9 @@ class Meters:
 
     def waited_out(self, upstream: str) -> None:
         self._waits.labels(upstream).inc()
+
+    def checkpoint_missed(self, context: CreationContext) -> None:
+        self._missed.labels(context.value).inc()
 
     def held(self, seconds: float) -> None:
         self._held.observe(seconds)

@@ -15,7 +15,6 @@ _KINDS = {
     "invalid_request_error": 400,
     "billing_error": 400,
     "authentication_error": 401,
-    "permission_error": 400,
     "not_found_error": 404,
     "request_too_large": 413,
     "api_error": 502,
@@ -78,17 +77,22 @@ def out_of_budget(message: str) -> Refusal:
     return Refusal("billing_error", message)
 
 
+def not_to_be_had(code: str, message: str) -> Refusal:
+    """No model for this call, now or later. In the one shape that ends each client with one request: others ask six times."""
+    return Refusal("billing_error", message, code=code)
+
+
 def invalid(message: str) -> Refusal:
     return Refusal("invalid_request_error", message)
 
 
 def model_not_allowed(model: str, project: str) -> Refusal:
     said = f"project {project} may not use model {model[:200]}; `autovibe project set {project} --models-allowed …` lets it"
-    return Refusal("permission_error", said, code="model_not_allowed")
+    return not_to_be_had("model_not_allowed", said)
 
 
 def model_not_offered(model: str) -> Refusal:
-    return Refusal("not_found_error", f"no upstream offers model {model[:200]}", code="model_not_found")
+    return not_to_be_had("model_not_found", f"no upstream offers model {model[:200]}")
 
 
 def too_large(limit_bytes: int) -> Refusal:

@@ -8,17 +8,22 @@ import pytest
 
 from events import address as at
 from events import machine as m
+from events.fresh import uuid7
+from events.ledger import NotGranted
 from events.words import Hold
+from services.gateway.account import refusal_of
 from services.kit.bus import Bus
 from tests.gateway.provider import anthropic_events, provider, saying, streaming
-from tests.gateway.world import ASK, SHOP, STREAM, Machine, World, a_world
+from tests.gateway.world import ASK, MESSAGES, SHOP, STREAM, Machine, World, a_world
 from tests.harness import eventually
 
 pytestmark = pytest.mark.timeout(60)
 
 
-async def refused(world: World, machine: Machine | None, body: object = STREAM) -> tuple[int, str, str]:
-    async with world.asked(machine, body) as response:
+async def refused(
+    world: World, machine: Machine | None, body: object = STREAM, path: str = MESSAGES
+) -> tuple[int, str, str]:
+    async with world.asked(machine, body, path) as response:
         error: dict[str, Any] = (await response.json())["error"]
         return response.status, response.headers.get("x-should-retry", ""), error["type"]
 
@@ -85,8 +90,26 @@ async def test_a_model_that_the_project_does_not_allow_is_refused(bus: Bus) -> N
         await world.project("claude-sonnet-*")
         machine = await world.machine()
         assert (await world.said(machine))[0] == 200
-        assert await refused(world, machine, {**STREAM, "model": "claude-opus-5"}) == (400, "false", "permission_error")
+        assert await refused(world, machine, {**STREAM, "model": "claude-opus-5"}) == (400, "false", "billing_error")
         assert len(model.heard) == 1
+
+
+async def test_a_model_that_nobody_offers_is_refused_as_a_short_budget_is_which_no_client_asks_again(bus: Bus) -> None:
+    async with provider() as model, a_world(bus, model.url) as world:
+        machine = await world.machine()
+        path = "/v1/chat/completions"
+        assert await refused(world, machine, {**STREAM, "model": "nobody/nothing"}, path) == (
+            400,
+            "false",
+            "billing_error",
+        )
+        assert not model.heard
+
+
+def test_a_model_without_a_price_is_refused_in_the_same_shape() -> None:
+    refusal = refusal_of(NotGranted(call_id=uuid7(), code="unknown_model", message="no price is known of x"))
+    assert (refusal.status, refusal.kind, refusal.code) == (400, "billing_error", "unknown_model")
+    assert refusal.headers() == {"x-should-retry": "false"}
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-import orjson
 import pytest
 from nats.aio.msg import Msg
 
+from events import address as at
 from events.agent import Capture
-from events.project import RISK_RULES, RiskRule
+from events.project import CheckpointPolicy, ProjectCreated
 from events.words import CreationContext
-from services.gateway.boundary import results_in, risky
+from services.gateway.boundary import results_in
 from services.kit.bus import Bus
 from tests.gateway.provider import anthropic_events, event, provider, streaming
 from tests.gateway.world import SHOP, STREAM, Machine, a_world
@@ -29,9 +29,12 @@ async def agent(bus: Bus, machine: Machine, gate: asyncio.Event) -> AsyncGenerat
     heard: list[Capture] = []
 
     async def captures(message: Msg) -> None:
-        heard.append(Capture.model_validate_json(message.data))
+        asked = Capture.model_validate_json(message.data)
+        heard.append(asked)
         await gate.wait()
-        await message.respond(b'{"report":"NothingChanged"}')
+        await message.respond(
+            b'{"report":"NothingChanged"}' if asked.only_changes else b'{"report":"WorkspaceCaptured"}'
+        )
 
     subject = f"cmd.{SHOP}.{machine.machine_id}.{machine.epoch}.Capture"
     subscription = await bus.nc.subscribe(subject, cb=captures)
@@ -40,20 +43,38 @@ async def agent(bus: Bus, machine: Machine, gate: asyncio.Event) -> AsyncGenerat
     await subscription.unsubscribe()
 
 
-async def test_the_next_call_waits_until_the_machine_is_captured_once(bus: Bus) -> None:
+async def test_the_next_call_waits_until_the_machine_is_captured(bus: Bus) -> None:
     gate = asyncio.Event()
     async with provider() as model, a_world(bus, model.url, is_held=True) as world:
         machine = await world.machine()
         async with agent(bus, machine, gate) as heard:
+            assert (await world.said(machine))[0] == 200
+            assert not heard, "an incarnation stands at its checkpoint when it calls for the first time"
             body = {**STREAM, "messages": [{"role": "user", "content": "hi"}, RESULTS]}
-            asking = [asyncio.create_task(world.said(machine, body)) for _ in range(3)]
-            await eventually(lambda: world.gateway.in_flight.open_of(machine.machine_id) == 3 and len(heard) == 1)
-            assert not model.heard
+            asking = [asyncio.create_task(world.said(machine, body))]
+            await eventually(lambda: len(heard) == 1)
+            asking += [asyncio.create_task(world.said(machine, body)) for _ in range(5)]
+            await eventually(lambda: world.gateway.in_flight.open_of(machine.machine_id) == 6)
+            assert len(model.heard) == 1
             gate.set()
-            assert [status for status, _ in await asyncio.gather(*asking)] == [200] * 3
-            assert [(one.creation_context, one.transcript_has) for one in heard] == [
-                (CreationContext.BETWEEN_CALLS, ("t1",))
-            ]
+            assert [status for status, _ in await asyncio.gather(*asking)] == [200] * 6
+            assert len(heard) == 2, "those that came while one was under way share the next, which misses nothing"
+            assert {(one.creation_context, one.only_changes, one.transcript_has) for one in heard} == {
+                (CreationContext.BETWEEN_CALLS, True, ("t1",))
+            }
+
+
+async def test_at_the_latest_after_so_many_calls_there_is_a_checkpoint_whether_files_changed_or_not(bus: Bus) -> None:
+    gate = asyncio.Event()
+    gate.set()
+    async with provider() as model, a_world(bus, model.url, is_held=True) as world:
+        machine = await world.machine()
+        await world.happen(at.project(SHOP), ProjectCreated(checkpoint_policy=CheckpointPolicy(calls_max=2)))
+        await eventually(lambda: world.gateway.tokens.policies(SHOP).checkpoints.calls_max == 2)
+        async with agent(bus, machine, gate) as heard:
+            for _ in range(5):
+                assert (await world.said(machine))[0] == 200
+            assert [one.only_changes for one in heard] == [True, False, True, False]
 
 
 async def test_a_risky_tool_call_is_delivered_after_a_capture(bus: Bus) -> None:
@@ -67,28 +88,36 @@ async def test_a_risky_tool_call_is_delivered_after_a_capture(bus: Bus) -> None:
         machine = await world.machine()
         async with agent(bus, machine, gate) as heard:
             assert await world.said(machine) == (200, b"".join(events))
-            contexts = [one.creation_context for one in heard]
-            assert contexts == [CreationContext.BETWEEN_CALLS, CreationContext.BEFORE_RISK]
+            assert [one.creation_context for one in heard] == [CreationContext.BEFORE_RISK]
 
 
 async def test_an_agent_that_does_not_answer_holds_one_call_for_its_deadline_and_no_other(bus: Bus) -> None:
     async with provider() as model, a_world(bus, model.url, is_held=True, gateway_checkpoint_s=0.1) as world:
         machine = await world.machine()
         async with agent(bus, machine, asyncio.Event()) as heard:
+            for _ in range(3):
+                assert (await world.said(machine))[0] == 200
+            assert len(heard) == 1
+
+
+async def test_an_agent_that_does_not_listen_yet_is_asked_at_the_next_call(bus: Bus) -> None:
+    gate = asyncio.Event()
+    gate.set()
+    async with provider() as model, a_world(bus, model.url, is_held=True) as world:
+        machine = await world.machine()
+        for _ in range(2):
             assert (await world.said(machine))[0] == 200
+        async with agent(bus, machine, gate) as heard:
             assert (await world.said(machine))[0] == 200
             assert len(heard) == 1
 
 
-def test_what_is_risky_is_what_a_rule_finds_in_tool_and_input() -> None:
-    assert risky(RISK_RULES, "Bash", '{"command":"rm -rf build"}')
-    assert risky(RISK_RULES, "delete_file", "{}")
-    assert risky(RISK_RULES, "Bash", " " * 17_000 + "rm -rf build"), "padding hides nothing"
-    assert not risky(RISK_RULES, "Bash", '{"command":"ls"}')
-    assert not risky(RISK_RULES, "Read", '{"path":"rm -rf"}')
-    assert risky((RiskRule(tool="("),), "Read", "{}")
-
-
-def test_the_results_of_the_last_message_are_waited_for() -> None:
-    assert results_in(orjson.dumps({"messages": [{"content": "hi"}, RESULTS]})) == ("t1",)
-    assert results_in(b"{") == results_in(b'{"messages":[]}') == results_in(b'{"messages":[{"content":"x"}]}') == ()
+def test_the_results_since_the_models_last_answer_are_waited_for() -> None:
+    answer = {"role": "assistant", "content": "I look."}
+    further = {"role": "user", "content": [{"type": "text", "text": "and then?"}]}
+    assert results_in({"messages": [{"content": "hi"}, RESULTS]}) == ("t1",)
+    assert results_in({"messages": [RESULTS, answer, {**RESULTS, "content": "x"}]}) == ()
+    assert results_in({"messages": [answer, RESULTS, further]}) == ("t1",), "a user's word may follow them"
+    said = [{"role": "tool", "tool_call_id": name, "content": "ok"} for name in ("c1", "c2")]
+    assert results_in({"messages": [answer, *said]}) == ("c1", "c2"), "as OpenAI's dialect has them"
+    assert results_in({}) == results_in({"messages": []}) == results_in({"messages": [{"content": "x"}]}) == ()

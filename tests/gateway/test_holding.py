@@ -7,6 +7,7 @@ import pytest
 from events.ledger import NotGranted
 from services.gateway.context import CallContext
 from services.gateway.limits import Limit, Limits, WaitedTooLong
+from services.gateway.usage import Json
 from services.kit.bus import Bus
 from tests.gateway.provider import USAGE, anthropic_events, event, provider, saying, streaming
 from tests.gateway.world import ASK, STREAM, a_world
@@ -21,10 +22,10 @@ class Watching:
 
     def __init__(self) -> None:
         self.between, self.risk = asyncio.Event(), asyncio.Event()
-        self.bodies: list[bytes] = []
+        self.bodies: list[Json] = []
         self.tools: list[tuple[str, str]] = []
 
-    async def between_calls(self, call: CallContext, body: bytes) -> None:
+    async def between_calls(self, call: CallContext, body: Json) -> None:
         del call
         self.bodies.append(body)
         await self.between.wait()
