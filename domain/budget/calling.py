@@ -3,7 +3,7 @@
 Deciding twice gives nothing the second time: an open call is granted as it was, a resolved one is answered as it was.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import ROUND_FLOOR, Decimal
@@ -29,6 +29,14 @@ CLAMP_FLOOR_TOKENS = 4_096
 WORDS_MAX = 4_000
 
 
+def _nothing() -> Amounts:
+    return {}
+
+
+def _everything(_more: Amounts) -> bool:
+    return True
+
+
 def _said() -> Mapping[str, tuple[BudgetEvent, ...]]:
     return {}
 
@@ -41,8 +49,8 @@ class Outcome:
     """None: reservations stand in the way, so ask again when some have gone."""
     accounts: Mapping[str, tuple[BudgetEvent, ...]] = field(default_factory=_said)
     machine: tuple[MachineEvent, ...] = ()
-    waits_for: Obstacle | None = None
-    """With no answer: what stands in the way above the machine; None: its own open calls."""
+    wants: Amounts = field(default_factory=_nothing)
+    """With no answer: by how much the envelope is too small; nothing where the machine's own open calls will make room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +63,9 @@ class Terms:
     elastic_cad: Decimal
     """How far beyond what is set aside an elastic call may go."""
     out_of_time: bool = False
-    """It has waited for as long as it may."""
+    """It has waited for as long as it may: nobody else's turn is waited for any more."""
+    may_have: Callable[[Amounts], bool] = _everything
+    """Whether it is its turn to have so much more set aside; others may wait for it, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +214,14 @@ def _beyond(case: _Case, bound: Tokens, need: Amounts) -> Outcome:
         return _granted(case, bound, need, extended)
     truly = _short(at, need, later=True)
     stands = obstacle(at, truly, terms.now) if truly else None
+    waiting = Outcome(wants=short if truly else {})
     if (stands is None or not stands.by_use) and not terms.out_of_time:
-        return Outcome(waits_for=stands)
-    return _less(case) or _refused(case, stands or _own_calls(at, short), need)
+        return waiting
+    if (less := _less(case)) is not None:
+        return less
+    if stands is not None and stands.book.on_exhausted is OnExhausted.HOLD and not terms.out_of_time:
+        return waiting  # somebody may top it up, or a period end
+    return _refused(case, stands or _own_calls(at, short), need)
 
 
 def _extended(at: Envelope, short: Amounts, terms: Terms) -> Mapping[str, tuple[BudgetEvent, ...]]:
@@ -214,7 +229,8 @@ def _extended(at: Envelope, short: Amounts, terms: Terms) -> Mapping[str, tuple[
     money = short.get(Resource.MONEY, ZERO)
     generous = {**short, Resource.MONEY: terms.slice_cad} if ZERO < money < terms.slice_cad else short
     for wanted in (generous, short):
-        if wanted and obstacle(at, wanted, terms.now) is None:
+        is_turn = terms.out_of_time or terms.may_have(wanted)
+        if wanted and is_turn and obstacle(at, wanted, terms.now) is None:
             by_node = extension(at, wanted, terms.now)
             hold = at.hold
             assert hold is not None, "only a machine that is set aside for is extended"

@@ -70,7 +70,8 @@ class Scarce:
     def _claim(self, each: Contender) -> Claim:
         has = self.has.get(each.slug, 0)
         if self.resource is None:
-            return Claim(each.slug, each.greediness, has + each.machines * NANO, has, step=NANO)
+            wants = each.machines * NANO
+            return Claim(each.slug, each.greediness, has + wants, has, step=min(wants, NANO))
         wants, step = units(each.all.get(self.resource, ZERO)), units(each.next.get(self.resource, ZERO))
         return Claim(each.slug, each.greediness, has + wants, has, step=step)
 

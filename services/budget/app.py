@@ -56,7 +56,7 @@ class Budget:
         self._desk = Desk(bus.log, Timers(bus, self.name), settings, now)
         self._log, self._now = bus.log, now
         self._prices = PriceBook(settings)
-        self._calls = CallDesk(bus.log, self._prices, settings, now)
+        self._calls = CallDesk(bus.log, self._prices, settings, self._desk.line.queue, now)
         self._parked = Parked(bus.log, self._desk.readmit, settings.queue_look_s)
         self._leases = Leases(bus.log, self._calls.expire, self._budgets_moved, settings.call_lease_s)
         self._questions = Questions(bus, self._calls, self._leases, self._prices)
@@ -76,6 +76,7 @@ class Budget:
                 self._leases.listen(),
                 self._leases.serve(),
                 self._calls.serve(),
+                self._calls.release(),
                 say_tables(self._log, self._prices, self._now),
             ):
                 exits.callback(tasks.create_task(work).cancel)

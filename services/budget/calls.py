@@ -7,9 +7,10 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from typing import assert_never
 from uuid import UUID
 
@@ -17,7 +18,9 @@ import structlog
 
 from domain.budget import Standing
 from domain.budget.calling import Outcome, Terms, draw, folded, in_doubt, observe, reserve, settle, void
-from domain.budget.calls import Calls
+from domain.budget.calls import Amounts, Calls
+from domain.budget.queue import Queue
+from domain.budget.waiting import WaitingCall, in_turn, may_have
 from events import address
 from events.address import Address
 from events.budget import BudgetEvent
@@ -73,8 +76,11 @@ class Asked:
     command: Command
     cause: Cause
     answer: "asyncio.Future[Answer]"
+    since: datetime
     until: float = 0.0
     """By the monotonic clock: for how long a reservation may wait."""
+    waits: WaitingCall | None = None
+    """What a reservation that waits would have of the accounts above; None: it waits for the machine's own calls."""
 
 
 @dataclass(slots=True)
@@ -105,13 +111,17 @@ class _Mailbox:
 class CallDesk:
     """Decides on model calls until its tasks are cancelled."""
 
-    def __init__(self, log: Log, prices: PriceBook, settings: BudgetSettings, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, log: Log, prices: PriceBook, settings: BudgetSettings, queue: Queue, now: Callable[[], datetime]
+    ) -> None:
         self._log = log
         self._prices = prices
         self._settings = settings
         self._purses = Purses(log, now)
         self._boxes: dict[Address, _Mailbox] = {}
+        self._queue = queue
         self._tasks: asyncio.TaskGroup | None = None
+        self._moved = asyncio.Event()
 
     def begin(self, tasks: asyncio.TaskGroup) -> None:
         self._tasks = tasks
@@ -135,9 +145,32 @@ class CallDesk:
 
     def budgets_moved(self) -> None:
         """Something was settled, released or allocated: whoever waits is tried again."""
-        for box in self._boxes.values():
-            if box.waiting:
+        self._moved.set()
+
+    async def release(self) -> None:
+        """Try those who wait when something has moved, one after the other in their turn, for ever."""
+        while True:
+            await self._moved.wait()
+            self._moved.clear()
+            waiting = {call.machine_id: call for call in self._waiting()}
+            turns = in_turn(tuple(waiting.values()), self._queue, self._purses.now())
+            turn = {str(call.machine_id): number for number, call in enumerate(turns)}
+            boxes = [box for box in self._boxes.values() if box.waiting]
+            for box in sorted(boxes, key=lambda box: turn.get(box.where.id, len(turn))):
+                if box.work is not None:  # what it decides on may be from before
+                    await asyncio.wait([box.work])
                 self._wake(box)
+                if box.work is not None:
+                    await asyncio.wait([box.work])
+
+    def _waiting(self, but: Address | None = None) -> list[WaitingCall]:
+        """Return the first of each machine that waits for the accounts above."""
+        firsts = (
+            next((asked.waits for asked in box.waiting if asked.waits is not None), None)
+            for box in self._boxes.values()
+            if box.where != but
+        )
+        return [first for first in firsts if first is not None]
 
     async def serve(self) -> None:
         """Draw what is due, and tell those who have waited long enough, for ever."""
@@ -160,13 +193,14 @@ class CallDesk:
             raise Busy(f"{WAITING_MAX} commands of {where} wait already")
         if isinstance(command, Void):
             _give_up(box, command)
+            self._moved.set()
         return await self._put(box, command, actor, wait_s)
 
     def _put(self, box: _Mailbox, command: Command, actor: str, wait_s: float = 0.0) -> "asyncio.Future[Answer]":
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         if isinstance(command, Draw):
             answer.add_done_callback(_drawn)
-        box.asked.append(Asked(command, Cause(actor), answer, time.monotonic() + wait_s))
+        box.asked.append(Asked(command, Cause(actor), answer, self._purses.now(), time.monotonic() + wait_s))
         self._wake(box)
         return answer
 
@@ -209,15 +243,11 @@ class CallDesk:
                 if not each.answer.done():
                     each.answer.set_exception(Transient(f"the budget failed: {type(error).__name__}"))
             return False
-        for each, answer in draft.answers:
-            if each.answer.done():
-                continue
-            if isinstance(answer, Exception):
-                each.answer.set_exception(answer)
-            else:
-                each.answer.set_result(answer)
+        _tell(draft)
         box.waiting += draft.waits
         self._after(box, draft)
+        if any(each.waits is not None and each.answer.done() for each in asked):
+            self._moved.set()  # who stood behind it is next
         return any(isinstance(each.command, Settle | Void | Expire) for each in asked)
 
     def _after(self, box: _Mailbox, draft: _Draft) -> None:
@@ -302,22 +332,31 @@ class CallDesk:
         priced = await self._prices.lookup(
             AskPrice(provider=ask.provider, model=ask.model, speed=ask.speed), self._purses.now()
         )
+        request = path.machine.request
+        who = WaitingCall(
+            path.where.project, ask.machine_id, {}, each.since, request.greediness if request is not None else None
+        )
         terms = Terms(
             self._purses.now(),
             self._settings.slice_cad,
             self._settings.elastic_cad,
             out_of_time=each.until <= time.monotonic(),
+            may_have=partial(self._may_have, path.where, who),
         )
         outcome: Outcome = reserve(ask, priced.rates, path.envelope(self._settings.tariff), terms)
         if not isinstance(outcome.answer, Granted):
             draft.is_certain = False
         if outcome.answer is None:
+            each.waits = replace(who, wants=outcome.wants) if outcome.wants else None
             draft.waits.append(each)
             return
         for node, events in outcome.accounts.items():
             draft.put(node, events)
         draft.machine += outcome.machine
         draft.answers.append((each, outcome.answer))
+
+    def _may_have(self, where: Address, who: WaitingCall, more: Amounts) -> bool:
+        return may_have(who, more, self._waiting(but=where), self._queue, self._purses.now())
 
     def _settle(self, path: Path, each: Asked, ask: Settle, draft: _Draft) -> None:
         request = path.machine.request
@@ -349,6 +388,16 @@ def _moved(path: Path, draft: _Draft, before: dict[str, int]) -> Path:
             state = evolve(state, event)
         purses[node] = Loaded(state, purses[node].seq)
     return Path(path.where, path.machine, path.machine_seq, purses)
+
+
+def _tell(draft: _Draft) -> None:
+    for each, answer in draft.answers:
+        if each.answer.done():
+            continue
+        if isinstance(answer, Exception):
+            each.answer.set_exception(answer)
+        else:
+            each.answer.set_result(answer)
 
 
 def _give_up(box: _Mailbox, command: Void) -> None:

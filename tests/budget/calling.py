@@ -48,12 +48,13 @@ PRICE_LIST = [  # a millionth CAD for each token of any class: what is held can 
 ]
 
 
-def ai_request(money: str | None = "1") -> MachineRequested:
+def ai_request(money: str | None = "1", greediness: str | None = None) -> MachineRequested:
     return MachineRequested(
         goal="Add tests",
         machine_type=MachineType.CLAUDE_API,
         model=MODEL,
         budget=None if money is None else Decimal(money),
+        greediness=None if greediness is None else Decimal(greediness),
         limits=Limits(deadline_s=60),
     )
 
@@ -68,11 +69,11 @@ class Caller:
     epoch: int = 1
 
     @classmethod
-    async def start(cls, client: Client, money: str | None = "1") -> "Caller":
+    async def start(cls, client: Client, money: str | None = "1", greediness: str | None = None) -> "Caller":
         """Request a machine and have it provisioned once it is admitted."""
         from events.machine import MachineAdmitted  # noqa: PLC0415
 
-        who = await client.ask(ai_request(money))
+        who = await client.ask(ai_request(money, greediness))
         await client.hears(MachineAdmitted, who)
         caller = cls(client, LedgerClient(client.bus.nc, timeout_s=20), who)
         await caller.provision(1)

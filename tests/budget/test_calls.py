@@ -90,6 +90,69 @@ async def test_a_call_waits_for_others_of_its_machine_and_is_granted_when_they_s
     assert isinstance(await waiting, Granted)
 
 
+async def test_calls_that_wait_for_other_machines_go_by_greediness_and_nobody_who_comes_later_overtakes(
+    client: Client, instances: Instances
+) -> None:
+    await instances.start(settings())
+    await client.set_budget(SHOP, money("3"))
+    await eventually(client.idle)
+    holder = await Caller.start(client, "2.5")
+    modest, greedy, late = [await Caller.start(client, None, greed) for greed in ("0.2", "0.9", "0.1")]
+    waits = [asyncio.create_task(each.reserve(MILLION, wait_s=30)) for each in (modest, greedy)]
+    await asyncio.wait(waits, timeout=0.3)
+    waits.append(asyncio.create_task(late.reserve(300_000, wait_s=30)))
+    await asyncio.wait(waits, timeout=0.3)
+    assert not any(each.done() for each in waits), "there is room for the small one, yet it is not its turn"
+    await client.end(holder.machine_id, cost="1.5")
+    assert isinstance(await waits[1], Granted)
+    await asyncio.wait((waits[0], waits[2]), timeout=0.3)
+    assert not waits[0].done()
+    assert not waits[2].done()
+    await client.set_budget(SHOP, money("4"))
+    assert isinstance(await waits[0], Granted)
+    assert isinstance(await waits[2], Granted)
+
+
+async def test_who_gives_up_waiting_makes_way_for_who_stood_behind(client: Client, instances: Instances) -> None:
+    await instances.start(settings())
+    await client.set_budget(SHOP, money("3"))
+    await eventually(client.idle)
+    await Caller.start(client, "2.5")
+    first, second = [await Caller.start(client, None) for _ in range(2)]
+    large = first.ask(MILLION, wait_s=30)
+    waiting = asyncio.create_task(first.ledger.reserve(large))
+    await asyncio.wait({waiting}, timeout=0.3)
+    behind = asyncio.create_task(second.reserve(300_000, wait_s=30))
+    await asyncio.wait({behind}, timeout=0.3)
+    assert not behind.done()
+    await first.void(large.call_id)
+    assert isinstance(await behind, Granted)
+    assert isinstance(await waiting, NotGranted)
+
+
+async def test_where_use_is_to_be_waited_out_a_call_is_held_until_there_is_more(
+    client: Client, instances: Instances
+) -> None:
+    await instances.start(settings())
+    held = money("1").model_copy(update={"on_exhausted": OnExhausted.HOLD})
+    await client.set_budget(SHOP, held)
+    await eventually(client.idle)
+    caller = await Caller.start(client, None)
+    first = await caller.granted(MILLION)
+    await caller.settle(first.call_id, MILLION)
+    waiting = asyncio.create_task(caller.reserve(MILLION // 2, wait_s=30))
+    await asyncio.wait({waiting}, timeout=0.3)
+    assert not waiting.done()
+    assert await client.machine(MachineHeld, caller.machine_id) is None
+    await client.set_budget(SHOP, held.model_copy(update={"amount": Decimal(2)}))
+    second = await waiting
+    assert isinstance(second, Granted)
+    await caller.settle(second.call_id, MILLION // 2)
+    answer = await caller.reserve(MILLION, wait_s=0.3)
+    assert isinstance(answer, NotGranted)
+    assert (answer.code, answer.action) == ("exhausted", OnExhausted.PARK), "who waited for nothing parks"
+
+
 async def test_one_that_is_given_up_while_it_waits_is_never_granted(caller: Caller, client: Client) -> None:
     await caller.granted(MILLION)
     ask = caller.ask(MILLION // 2, wait_s=20)
