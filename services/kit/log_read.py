@@ -54,6 +54,8 @@ class Reader:
         future: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
 
         def on_reply(reply: Reply | None) -> bool:
+            if reply is not None and not reply.status and b"Nats-Sequence" not in reply.header:
+                return True  # no answer of the server's
             if reply is None or reply.status or single:
                 if not future.done():
                     future.set_result(reply)
