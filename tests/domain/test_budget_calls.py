@@ -158,7 +158,7 @@ def test_a_call_that_fits_is_granted_and_one_that_does_not_waits_for_the_open_on
     assert isinstance(world.ask(who(1), 600_000).answer, Granted)
     second = world.ask(who(1), 600_000)
     assert second.answer is None
-    assert second.waits_for is None, "only its own calls stand in the way"
+    assert not second.wants, "only its own calls stand in the way"
 
 
 def test_what_running_the_machine_may_still_cost_is_kept_aside() -> None:
