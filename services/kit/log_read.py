@@ -8,7 +8,7 @@ import orjson
 from events.address import Address
 from services.kit.errors import Transient
 from services.kit.message import RawMessage, from_direct
-from services.kit.wire import API_TIMEOUT_S, ApiError, Reply, Wire, parse_headers
+from services.kit.wire import API_TIMEOUT_S, ApiError, OnReply, Reply, Wire, parse_headers
 
 PAGE_MESSAGES = 1_000
 
@@ -54,8 +54,6 @@ class Reader:
         future: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
 
         def on_reply(reply: Reply | None) -> bool:
-            if reply is not None and not reply.status and b"Nats-Sequence" not in reply.header:
-                return True  # no answer of the server's
             if reply is None or reply.status or single:
                 if not future.done():
                     future.set_result(reply)
@@ -63,7 +61,7 @@ class Reader:
             replies.append(reply)
             return True
 
-        token, inbox = self._wire.expect(on_reply)
+        token, inbox = self._wire.expect(_of_server(on_reply))
         body = orjson.dumps(request)
         try:
             if not self._wire.client.send_now(b"PUB %b %b %d\r\n%b\r\n" % (self._subject, inbox, len(body), body)):
@@ -84,3 +82,14 @@ class Reader:
         if end.status == 503:
             raise Transient(f"nobody answers reads of {self._stream}: it does not exist or JetStream is not ready")
         raise ApiError(end.status, 0, end.header[9:].split(b"\r\n")[0].decode("utf-8", "replace"))
+
+
+def _of_server(on_reply: OnReply) -> OnReply:
+    """Return what hears only answers to reads: whatever else somebody publishes to an inbox is passed over."""
+
+    def hear(reply: Reply | None) -> bool:
+        if reply is not None and not reply.status and b"Nats-Sequence" not in reply.header:
+            return True
+        return on_reply(reply)
+
+    return hear
