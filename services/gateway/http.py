@@ -86,7 +86,9 @@ class Routes:
         upstream = self._chosen(kind.dialect, caller, raw)
         asked = kind.parse(raw, upstream)
         if (held := self._parts.tokens.held(caller.machine_id)) is not None:
-            raise RefusedCall(out_of_budget(f"the machine parks ({held.hold}): {held.reason}"))
+            refusal = out_of_budget(f"the machine parks ({held.hold}): {held.reason}")
+            _log.info("call.refused", machine_id=str(caller.machine_id), **refusal.told())
+            raise RefusedCall(refusal)
         context = CallContext(caller.project, caller.machine_id, caller.epoch, uuid7(), kind.dialect)
         with structlog.contextvars.bound_contextvars(machine_id=str(caller.machine_id)):
             in_flight = self._parts.in_flight

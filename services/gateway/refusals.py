@@ -41,6 +41,10 @@ class Refusal:
     def headers(self) -> dict[str, str]:
         return dict(_NEVER) if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
 
+    def told(self) -> dict[str, str]:
+        """Return what is logged of it."""
+        return {"kind": self.kind, "reason": self.message[:300]}
+
     def body(self, dialect: Dialect) -> bytes:
         if dialect is Dialect.ANTHROPIC:
             return orjson.dumps({"type": "error", "error": {"type": self.kind, "message": self.message}})

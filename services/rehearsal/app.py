@@ -16,7 +16,7 @@ from services.rehearsal import dialects
 from services.rehearsal.bill import BYTES_PER_TOKEN, Bill, Charge, usage
 from services.rehearsal.dialects import Asked, Json, Reply
 from services.rehearsal.script import Part, Script, part, read
-from services.rehearsal.tools import call, whole_files
+from services.rehearsal.tools import call, without_tools
 
 BODY_BYTES_MAX = 64 * 1024 * 1024
 MODELS = ("rehearsal-sonnet", "rehearsal-haiku")
@@ -118,7 +118,7 @@ class Rehearsal:
 
     def _played(self, here: Part, asked: Asked, prefix: str) -> tuple[str, tuple[tuple[str, dialects.Tool], ...]]:
         if not asked.tools:
-            return whole_files(here.script), ()
+            return without_tools(here.script, asked.answered), ()
         calls = tuple(
             (here.call_id(index, prefix), tool)
             for index, doing in enumerate(here.turn.do)

@@ -28,6 +28,8 @@ class Asked:
     output_tokens_max: int
     cache: str
     """"", "5m" or "1h": the longest cache that it asks for."""
+    answered: str
+    """What the model is told that it said before."""
     wants_usage: bool = True
 
 
@@ -50,23 +52,17 @@ def asked_anthropic(body: Json, raw: bytes) -> Asked:
     messages = _list(body.get("messages"))
     blocks = [block for message in messages for block in _blocks(message.get("content"))]
     results = tuple(str(block.get("tool_use_id")) for block in blocks if block.get("type") == "tool_result")
-    said = "\n".join(
-        str(block.get("text", ""))
-        for message in messages
-        if message.get("role") == "user"
-        for block in _blocks(message.get("content"))
-        if block.get("type") == "text"
-    )
     cache = "" if b"cache_control" not in raw else "1h" if _TTL.search(raw) else "5m"
     tools = frozenset(str(tool.get("name")) for tool in _list(body.get("tools")))
     return Asked(
         str(body.get("model", "")),
-        said,
+        _said(messages, "user"),
         results,
         tools,
         body.get("stream") is True,
         _int(body.get("max_tokens")),
         cache,
+        _said(messages, "assistant"),
     )
 
 
@@ -74,19 +70,21 @@ def asked_openai(body: Json) -> Asked:
     """Read a request for a chat completion."""
     messages = _list(body.get("messages"))
     results = tuple(str(message.get("tool_call_id")) for message in messages if message.get("role") == "tool")
-    said = "\n".join(
-        str(block.get("text", ""))
-        for message in messages
-        if message.get("role") == "user"
-        for block in _blocks(message.get("content"))
-    )
     functions = (tool.get("function") for tool in _list(body.get("tools")))
     tools = frozenset(str(cast("Json", each).get("name")) for each in functions if isinstance(each, dict))
     options = body.get("stream_options")
     wants = isinstance(options, dict) and cast("Json", options).get("include_usage") is True
     most = _int(body.get("max_tokens")) or _int(body.get("max_completion_tokens"))
     return Asked(
-        str(body.get("model", "")), said, results, tools, body.get("stream") is True, most, "", wants_usage=wants
+        str(body.get("model", "")),
+        _said(messages, "user"),
+        results,
+        tools,
+        body.get("stream") is True,
+        most,
+        "",
+        _said(messages, "assistant"),
+        wants_usage=wants,
     )
 
 
@@ -209,6 +207,17 @@ def _event(data: Json) -> bytes:
 
 def _data(data: Json) -> bytes:
     return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
+
+
+def _said(messages: Sequence[Json], role: str) -> str:
+    """The text of one side."""
+    return "\n".join(
+        str(block.get("text", ""))
+        for message in messages
+        if message.get("role") == role
+        for block in _blocks(message.get("content"))
+        if block.get("type") == "text"
+    )
 
 
 def _list(value: object) -> Sequence[Json]:

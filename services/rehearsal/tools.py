@@ -24,8 +24,16 @@ def call(doing: Doing, offered: Collection[str], workspace: str) -> Tool | None:
     return None
 
 
-def whole_files(script: Script) -> str:
-    """Return what is answered to a client without tools (aider): each file as it should be, in a block of its own."""
+def without_tools(script: Script, answered: str) -> str:
+    """Return what is answered to a client without tools (aider), by what it was answered before.
+
+    A turn that looks at files and names them in its words comes as these words: the client then shows the files. After
+    that comes each file as it should be, in a block of its own.
+    """
+    for turn in script.turns:
+        looked_at = [doing.read for doing in turn.do if doing.read is not None]
+        if looked_at and all(path in turn.say for path in looked_at) and turn.say not in answered:
+            return turn.say
     files = (f"{path}\n```\n{content.rstrip()}\n```\n" for path, content in script.writes.items())
     return f"{script.account}\n\n" + "\n".join(files)
 

@@ -18,6 +18,7 @@ from tests.harness.places import short_directory
 READY_S = 60.0
 STOP_S = 30.0
 COMMAND_S = 60.0
+SAID_BYTES_MAX = 500_000
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -49,6 +50,12 @@ class RunningHub:
         self._arguments = arguments
         self._process: asyncio.subprocess.Process | None = None
         self.context = Context()
+        self._heard = bytearray()
+
+    @property
+    def said(self) -> str:
+        """The end of what it has said, its log above all."""
+        return self._heard.decode(errors="replace")
 
     @property
     def process(self) -> asyncio.subprocess.Process:
@@ -64,6 +71,7 @@ class RunningHub:
 
     async def start(self) -> None:
         """Start it and return when it says that it is ready."""
+        self._heard = bytearray()
         ports = ("--port", "0", "--store-port", "0", "--gateway-port", "0", "--nats-port", "0")
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "cli", "dev", "--data", str(self.data), *ports, "--json", *self._arguments),
@@ -78,7 +86,7 @@ class RunningHub:
         if not line.startswith(b'{"ready":true'):
             _, err = await self._process.communicate()
             raise AssertionError(f"the hub did not start: {line.decode()} {err.decode()[-4000:]}")
-        self._drain = asyncio.ensure_future(_drained(self._process))
+        self._drain = asyncio.ensure_future(_drain(self._process, self._heard))
         self.context = Context(**json.loads((self.data / "client.json").read_text()))
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
@@ -87,7 +95,7 @@ class RunningHub:
             self.process.send_signal(number)
         async with asyncio.timeout(STOP_S):
             code = await self.process.wait()
-            self.said = await self._drain
+            await self._drain
         return code
 
     async def run(self, *arguments: str, timeout_s: float = COMMAND_S) -> Done:
@@ -115,15 +123,14 @@ class RunningHub:
         return done
 
 
-async def _drained(process: asyncio.subprocess.Process) -> str:
-    """Keep reading what the hub says, so that it never waits for us; the end of it is for a failed test."""
+async def _drain(process: asyncio.subprocess.Process, heard: bytearray) -> None:
+    """Keep reading what the hub says, so that it never waits for us."""
     assert process.stdout is not None
     assert process.stderr is not None
-    said = b""
     for stream in (process.stderr, process.stdout):
         while chunk := await stream.read(65_536):
-            said = (said + chunk)[-100_000:]
-    return said.decode(errors="replace")
+            heard += chunk
+            del heard[:-SAID_BYTES_MAX]
 
 
 @asynccontextmanager
