@@ -102,6 +102,8 @@ async def rehearsed_hub(installed: Installed, directory: Path) -> AsyncGenerator
             "AUTOVIBE_GATEWAY_UPSTREAMS": json.dumps(upstreams),
             "AUTOVIBE_PRICES_OWN": json.dumps([{**price, "model": "*"} for price in PRICES]),
             "AUTOVIBE_PRICES_PACKAGED": "false",
+            "AUTOVIBE_GATEWAY_HOLD_MODE": "strict",
+            "AUTOVIBE_LOG_LEVEL": "info",
         }
         async with running_hub(settings=settings) as hub:
             yield hub, provider

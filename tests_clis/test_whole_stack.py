@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
@@ -16,10 +17,10 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from events.call import CallRefused, CallReserved, CallSettled
+from events.call import CallRefused, CallReserved, CallSettled, Tokens
 from events.checkpoint import CheckpointTaken
-from events.machine import MachineHeld, MachineParked, MachineRequested
-from events.words import Hold, Outcome
+from events.machine import MachineParked, MachineRequested
+from events.words import Hold, Outcome, Resource
 from tests.harness import eventually, processes
 from tests.harness.hub import Done, RunningHub
 from tests.harness.invariants import Story, told
@@ -62,10 +63,16 @@ class Stage:
         await self.hub.ok("project", "create", slug, "--from", str(self.source), "--budget", "50CAD")
         return slug
 
-    async def run(self, project: str, agent: Agent, budget: str) -> Done:
+    @asynccontextmanager
+    async def running(self, project: str, agent: Agent, budget: str) -> AsyncGenerator[asyncio.Task[Done]]:
         """Have the agent pursue the goal, as a user does who waits for its end."""
         asked = ("run", project, GOAL, "--type", agent.machine_type, "--model", agent.model, "--budget", budget)
-        return await self.hub.run(*asked, timeout_s=RUN_S)
+        task = asyncio.create_task(self.hub.run(*asked, timeout_s=RUN_S))
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
 
     async def machine(self, project: str) -> str:
         """Return the only machine of a project, once it was requested."""
@@ -106,7 +113,8 @@ async def test_it_edits_a_file_and_every_call_is_metered_as_the_provider_bills_i
 ) -> None:
     project = await stage.project(f"edit-{agent.machine_type.replace('_', '-')}")
     first = len(stage.provider.heard)
-    done = await stage.run(project, agent, "5CAD")
+    async with stage.running(project, agent, "5CAD") as running:
+        done = await running
     machine = await stage.machine(project)
     story = await told(stage.hub)
     assert done.exit_code == 0, (done.out, done.err)
@@ -119,9 +127,7 @@ async def test_it_edits_a_file_and_every_call_is_metered_as_the_provider_bills_i
         charge = billed[call.request_id or ""]
         assert not call.estimated, call
         assert call.cost == charge.usage.nano_usd * NANO
-        assert {name: getattr(call.tokens, name) for name in charge.usage.__slots__} == {
-            name: getattr(charge.usage, name) for name in charge.usage.__slots__
-        }
+        assert call.tokens == Tokens(**asdict(charge.usage))
 
 
 @each_agent
@@ -129,24 +135,23 @@ async def test_refused_by_its_budget_with_one_request_it_is_topped_up_goes_on_an
     stage: Stage, agent: Agent, tmp_path: Path
 ) -> None:
     project = await stage.project(f"short-{agent.machine_type.replace('_', '-')}")
-    calls = _calls(await told(stage.hub), _machine_of(await told(stage.hub), agent))
-    budget = _enough_for(calls, 2)
-    first = len(stage.provider.heard)
-    running = asyncio.create_task(stage.run(project, agent, f"{budget:.6f}CAD"))
-    machine = await stage.machine(project)
-    parked = await eventually(lambda: _parked(stage, machine), timeout_s=RUN_S)
     story = await told(stage.hub)
-    assert parked is not None
-    refused = [event for event in story.machine(machine) if isinstance(event, CallRefused)]
-    holds = [event for event in story.machine(machine) if isinstance(event, MachineHeld)]
-    assert (len(refused), len(holds), parked.hold) == (1, 1, Hold.BUDGET)
-    assert machine in holds[0].reason or "CAD" in holds[0].reason
-    assert list(checkpoints(story, machine).values())[-1] == "mid_execution"
-    assert _refusals(stage, machine) == 1, "the agent sent one request that was refused, and no more"
-    before = len(stage.provider.heard)
-    assert before - first == 2, "and the provider saw nothing of it"
-    await stage.hub.ok("budget", "top-up", project, "2CAD", "--machine", machine)
-    done = await running
+    budget = _enough_for(_calls(story, _machine_of(story, agent)), 2)
+    first = len(stage.provider.heard)
+    async with stage.running(project, agent, f"{budget:.6f}CAD") as running:
+        machine = await stage.machine(project)
+        parked = await eventually(lambda: _parked(stage, machine), timeout_s=RUN_S)
+        assert parked is not None
+        story = await told(stage.hub)
+        refused = [event for event in story.machine(machine) if isinstance(event, CallRefused)]
+        assert (len(refused), parked.hold) == (1, Hold.BUDGET)
+        assert "CAD" in parked.reason
+        assert list(checkpoints(story, machine).values())[-1] == "mid_execution"
+        before = len(stage.provider.heard)
+        assert before - first == 2, "the provider saw nothing of the refused one"
+        assert _refusals(stage, machine) == 1, "the agent sent one request that was refused, and no more"
+        await stage.hub.ok("budget", "top-up", project, "2CAD", "--machine", machine)
+        done = await running
     assert done.exit_code == 0, (done.out, done.err)
     assert LOOKS in stage.provider.heard[before], "the conversation is the same"
     story = await told(stage.hub)
@@ -161,18 +166,17 @@ async def test_killed_between_two_calls_it_goes_on_from_the_checkpoint_before_th
 ) -> None:
     project = await stage.project(f"killed-{agent.machine_type.replace('_', '-')}")
     stage.provider.keep_waiting(2)
-    running = asyncio.create_task(stage.run(project, agent, "5CAD"))
-    machine = await stage.machine(project)
-    await asyncio.wait_for(stage.provider.waiting.wait(), RUN_S)
-    before = len(stage.provider.heard)
-    await _kill(stage.hub, machine)
-    done = await running
+    async with stage.running(project, agent, "5CAD") as running:
+        machine = await stage.machine(project)
+        await asyncio.wait_for(stage.provider.waiting.wait(), RUN_S)
+        before = len(stage.provider.heard)
+        await _kill(stage.hub, machine)
+        done = await running
     assert done.exit_code == 0, (done.out, done.err)
     story = await told(stage.hub)
-    taken = checkpoints(story, machine)
     starts = [str(start.from_checkpoint_id) for start in story.provisioned(machine)]
     assert len(starts) == 2
-    assert taken[starts[1]] == "between_calls"
+    assert checkpoints(story, machine)[starts[1]] == "between_calls"
     assert LOOKS in stage.provider.heard[before], "the conversation is the same"
     assert await stage.file(story, machine, tmp_path / "out") == AFTER, (done.out, done.err)
     ended = story.ended(machine)
@@ -217,12 +221,9 @@ def _calls(story: Story, machine: str) -> list[tuple[CallReserved, CallSettled]]
 
 
 def _enough_for(calls: list[tuple[CallReserved, CallSettled]], number: int) -> Decimal:
-    """Return a budget, CAD, that lets the first calls pass and none after: the input of the next cannot be held."""
+    """Return a budget, CAD, that so many calls like these can be held in, and the next, which is larger, cannot."""
     *past, (reserved, settled) = calls[:number]
-    rates = reserved.rates
-    output = reserved.bound.output * rates.price.output * rates.multiplier_max * rates.cad / 1_000_000
-    held = next(amount for resource, amount in reserved.held.items() if resource == "money")
-    return sum((each.cost_cad for _, each in past), Decimal(0)) + held - output + settled.cost_cad / 2
+    return sum((each.cost_cad for _, each in past), reserved.held[Resource.MONEY]) + settled.cost_cad / 2
 
 
 def _refusals(stage: Stage, machine: str) -> int:
@@ -232,8 +233,8 @@ def _refusals(stage: Stage, machine: str) -> int:
 
 async def _kill(hub: RunningHub, machine: str) -> None:
     """Kill a machine's agent and all that runs in its sandbox, at once."""
-    (group,) = [group for group in processes.groups(hub.data) if group.name.startswith(machine)]
-    inside = processes.in_group(group)
+    groups = [group for group in processes.groups(hub.data) if group.name.startswith(machine)]
+    inside = list({process.pid: process for group in groups for process in processes.in_group(group)}.values())
     everything = processes.tree(hub.process.pid)
     zygote = next(each for each in everything if "agent.zygote" in each.command and each.parent == hub.process.pid)
     agents = [each for each in everything if each.parent == zygote.pid]
