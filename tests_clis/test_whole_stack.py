@@ -9,7 +9,7 @@ import signal
 import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
@@ -44,6 +44,9 @@ class Agent:
     def __str__(self) -> str:
         return f"{self.machine_type}-{self.model}"
 
+    def project(self, what: str) -> str:
+        return f"{what}-{self.machine_type.replace('_', '-')}"
+
 
 AGENTS = [
     Agent("claude_code", "claude-sonnet-4-5"),
@@ -54,22 +57,45 @@ each_agent = pytest.mark.parametrize("agent", AGENTS, ids=str)
 
 
 @dataclass(frozen=True, slots=True)
+class Worked:
+    """A machine that has reached the goal undisturbed."""
+
+    project: str
+    machine: str
+    requests: int
+    """That the provider saw of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """A hub, its provider, and a repository to make projects from."""
 
     hub: RunningHub
     provider: Provider
     source: Path
+    _worked: dict[Agent, Worked] = field(default_factory=dict[Agent, Worked])
+
+    async def worked(self, agent: Agent) -> Worked:
+        """Return the machine that was this agent first; what the tests know of its calls they know from it."""
+        if agent not in self._worked:
+            project = await self.project(agent.project("edit"))
+            before = len(self.provider.heard)
+            async with self.running(project, agent, "5CAD") as running:
+                done = await running
+            assert done.exit_code == 0, (done.out, done.err)
+            requests = len(self.provider.heard) - before
+            self._worked[agent] = Worked(project, await self.machine(project), requests)
+        return self._worked[agent]
 
     async def project(self, slug: str) -> str:
         await self.hub.ok("project", "create", slug, "--from", str(self.source), "--budget", "50CAD")
         return slug
 
     @asynccontextmanager
-    async def running(self, project: str, agent: Agent, budget: str) -> AsyncGenerator[asyncio.Task[Done]]:
+    async def running(self, project: str, agent: Agent, budget: str, *more: str) -> AsyncGenerator[asyncio.Task[Done]]:
         """Have the agent pursue the goal, as a user does who waits for its end."""
         asked = ("run", project, GOAL, "--type", agent.machine_type, "--model", agent.model, "--budget", budget)
-        task = asyncio.create_task(self.hub.run(*asked, timeout_s=RUN_S))
+        task = asyncio.create_task(self.hub.run(*asked, *more, timeout_s=RUN_S))
         try:
             yield task
         finally:
@@ -113,18 +139,13 @@ async def stage(installed: Installed, tmp_path_factory: pytest.TempPathFactory) 
 async def test_it_edits_a_file_and_every_call_is_metered_as_the_provider_bills_it(
     stage: Stage, agent: Agent, tmp_path: Path
 ) -> None:
-    project = await stage.project(f"edit-{agent.machine_type.replace('_', '-')}")
-    first = len(stage.provider.heard)
-    async with stage.running(project, agent, "5CAD") as running:
-        done = await running
-    machine = await stage.machine(project)
-    story = await told(stage.hub)
-    assert done.exit_code == 0, (done.out, done.err)
-    assert await stage.file(story, machine, tmp_path / "out") == AFTER, (done.out, done.err)
+    worked = await stage.worked(agent)
+    machine, story = worked.machine, await told(stage.hub)
+    assert await stage.file(story, machine, tmp_path / "out") == AFTER
     assert list(checkpoints(story, machine).values()).count("between_calls") >= 1
     settled = await eventually(lambda: _all_settled(stage, machine))
     billed = stage.provider.model.bill.charges
-    assert len(settled) == len(stage.provider.heard) - first >= 3
+    assert len(settled) == worked.requests >= 3
     for call in settled:
         charge = billed[call.request_id or ""]
         assert not call.estimated, call
@@ -136,9 +157,9 @@ async def test_it_edits_a_file_and_every_call_is_metered_as_the_provider_bills_i
 async def test_refused_by_its_budget_with_one_request_it_is_topped_up_goes_on_and_finishes(
     stage: Stage, agent: Agent, tmp_path: Path
 ) -> None:
-    project = await stage.project(f"short-{agent.machine_type.replace('_', '-')}")
-    story = await told(stage.hub)
-    budget = _enough_for(_calls(story, _machine_of(story, agent)), agent.paid_calls)
+    worked = await stage.worked(agent)
+    budget = _enough_for(_calls(await told(stage.hub), worked.machine), agent.paid_calls)
+    project = await stage.project(agent.project("short"))
     first = len(stage.provider.heard)
     async with stage.running(project, agent, f"{budget:.6f}CAD") as running:
         machine = await stage.machine(project)
@@ -166,7 +187,7 @@ async def test_refused_by_its_budget_with_one_request_it_is_topped_up_goes_on_an
 async def test_killed_between_two_calls_it_goes_on_from_the_checkpoint_before_them(
     stage: Stage, agent: Agent, tmp_path: Path
 ) -> None:
-    project = await stage.project(f"killed-{agent.machine_type.replace('_', '-')}")
+    project = await stage.project(agent.project("killed"))
     stage.provider.keep_waiting(2)
     async with stage.running(project, agent, "5CAD") as running:
         machine = await stage.machine(project)
@@ -184,6 +205,25 @@ async def test_killed_between_two_calls_it_goes_on_from_the_checkpoint_before_th
     ended = story.ended(machine)
     assert ended is not None
     assert ended.outcome is Outcome.SUCCEEDED
+
+
+@each_agent
+async def test_a_branch_from_between_two_calls_goes_on_with_a_copy_of_the_conversation(
+    stage: Stage, agent: Agent, tmp_path: Path
+) -> None:
+    worked = await stage.worked(agent)
+    await stage.hub.ok("project", "set", worked.project, "--conversation", "fork")
+    taken = checkpoints(await told(stage.hub), worked.machine)
+    *_, between = (checkpoint for checkpoint, context in taken.items() if context == "between_calls")
+    before = len(stage.provider.heard)
+    async with stage.running(worked.project, agent, "5CAD", "--from", between) as running:
+        done = await running
+    assert done.exit_code == 0, (done.out, done.err)
+    assert LOOKS in stage.provider.heard[before]
+    story = await told(stage.hub)
+    (machine,) = (each for each in story.machines() if story.provisioned(each)[0].from_checkpoint_id == UUID(between))
+    assert machine != worked.machine
+    assert await stage.file(story, machine, tmp_path / "out") == AFTER, (done.out, done.err)
 
 
 def checkpoints(story: Story, machine: str) -> dict[str, str]:
@@ -205,15 +245,6 @@ async def _all_settled(stage: Stage, machine: str) -> list[CallSettled]:
     events = (await told(stage.hub)).machine(machine)
     settled = [event for event in events if isinstance(event, CallSettled)]
     return settled if len(settled) == sum(isinstance(event, CallReserved) for event in events) else []
-
-
-def _machine_of(story: Story, agent: Agent) -> str:
-    """Return the first machine that was this agent."""
-    return next(
-        each.envelope.address.id
-        for each in story.events
-        if isinstance(each.event, MachineRequested) and each.event.machine_type == agent.machine_type
-    )
 
 
 def _calls(story: Story, machine: str) -> list[tuple[CallReserved, CallSettled]]:
