@@ -77,6 +77,7 @@ class Budget:
                 self._leases.serve(),
                 self._calls.serve(),
                 self._calls.release(),
+                self._calls.draw(),
                 say_tables(self._log, self._prices, self._now),
             ):
                 exits.callback(tasks.create_task(work).cancel)

@@ -173,19 +173,29 @@ class CallDesk:
         return [first for first in firsts if first is not None]
 
     async def serve(self) -> None:
-        """Draw what is due, and tell those who have waited long enough, for ever."""
+        """Tell those who have waited long enough, and forget who has been quiet, for ever."""
         while True:
             await asyncio.sleep(self._settings.calls_look_s)
             moment = time.monotonic()
             for box in tuple(self._boxes.values()):
-                if box.draw_due is not None and box.draw_due <= moment:
-                    box.draw_due = None
-                    self._put(box, Draw(), "budget")
-                elif any(asked.until <= moment for asked in box.waiting):
+                if any(asked.until <= moment for asked in box.waiting):
                     self._wake(box)
                 elif not (box.asked or box.waiting or box.work or box.draw_due):
                     del self._boxes[box.where]
                     self._purses.forget(box.where)
+
+    async def draw(self) -> None:
+        """Draw what is due, for ever; one machine after the other, as all draw on the hub's account."""
+        while True:
+            await asyncio.sleep(self._settings.calls_look_s)
+            moment = time.monotonic()
+            due = [box for box in self._boxes.values() if box.draw_due is not None and box.draw_due <= moment]
+            for box in due:
+                box.draw_due = None
+                try:
+                    await self._put(box, Draw(), "budget")
+                except (Transient, LogFull) as error:
+                    _log.warning("calls.not_drawn", reason=str(error), consequence="it is tried with the next call")
 
     async def _submit(self, where: Address, command: Command, actor: str, wait_s: float) -> Answer:
         box = self._boxes.setdefault(where, _Mailbox(where))
@@ -198,8 +208,6 @@ class CallDesk:
 
     def _put(self, box: _Mailbox, command: Command, actor: str, wait_s: float = 0.0) -> "asyncio.Future[Answer]":
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        if isinstance(command, Draw):
-            answer.add_done_callback(_drawn)
         box.asked.append(Asked(command, Cause(actor), answer, self._purses.now(), time.monotonic() + wait_s))
         self._wake(box)
         return answer
@@ -259,7 +267,7 @@ class CallDesk:
         return folded(draft.path.own.calls, tuple(draft.accounts.get(box.where.id, ())))
 
     async def _decided_and_appended(self, box: _Mailbox, asked: list[Asked]) -> _Draft:
-        fresh = False
+        fresh = any(isinstance(each.command, Draw) for each in asked)  # others have drawn since
         for round_number in range(CONFLICTS_MAX):
             epoch = max((each.command.epoch for each in asked if isinstance(each.command, Reserve)), default=None)
             path = await self._purses.path(box.where, epoch=epoch, fresh=fresh)
@@ -409,11 +417,6 @@ def _give_up(box: _Mailbox, command: Void) -> None:
             )
             asked.answer.set_result(gone)
     box.waiting = [asked for asked in box.waiting if not asked.answer.done()]
-
-
-def _drawn(answer: "asyncio.Future[Answer]") -> None:
-    if not answer.cancelled() and (error := answer.exception()) is not None:
-        _log.warning("calls.not_drawn", reason=str(error), consequence="it is tried with the next call")
 
 
 __all__ = ["Busy", "CallDesk", "UnknownCall"]

@@ -1,0 +1,185 @@
+"""The processes of bench.gateway: a provider of models, a bare pass-through, and our gateway with its ledger in memory.
+
+    python -m bench.gateway_parts stub|through|memory PORT
+"""
+
+import asyncio
+import json
+import os
+import sys
+from contextlib import AsyncExitStack
+from decimal import Decimal
+
+import aiohttp
+import uvloop
+from aiohttp import web
+
+from events.ledger import (
+    AskPrice,
+    Granted,
+    NotGranted,
+    Observe,
+    Priced,
+    Renew,
+    Renewed,
+    Reserve,
+    Settle,
+    Settled,
+    Void,
+)
+from services.gateway.app import GatewaySettings, create_app
+from services.kit.bus import Bus
+from services.kit.ledger import CallLedger
+
+CHUNKS = 20
+HOLD = b'"user_id":"hold"'
+"""In a request: the stream stops after its first chunk until the stub is asked for `/release`."""
+USAGE = {"input_tokens": 9_000, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0, "output_tokens": 1}
+
+
+class MemoryLedger(CallLedger):
+    """Counts what is open and grants everything: what is left is the gateway's own work."""
+
+    def __init__(self) -> None:
+        self._open: set[object] = set()
+
+    async def reserve(self, ask: Reserve) -> Granted | NotGranted:
+        self._open.add(ask.call_id)
+        return Granted(call_id=ask.call_id, output_tokens_max=ask.output_tokens_max, held_cad=Decimal(1))
+
+    async def observe(self, ask: Observe) -> None:
+        del ask
+
+    async def settle(self, ask: Settle) -> Settled:
+        self._open.discard(ask.call_id)
+        return Settled(call_id=ask.call_id, cost_cad=Decimal(1), spent_cad=Decimal(1))
+
+    async def void(self, ask: Void) -> None:
+        self._open.discard(ask.call_id)
+
+    async def renew(self, ask: Renew) -> Renewed:
+        return Renewed(lost=tuple(call.call_id for call in ask.calls if call.call_id not in self._open))
+
+    async def price(self, ask: AskPrice) -> Priced:
+        return Priced(model=ask.model, provider=ask.provider)
+
+
+def event(name: str, **fields: object) -> bytes:
+    return f"event: {name}\ndata: {json.dumps({'type': name, **fields})}\n\n".encode()
+
+
+def stream_events() -> list[bytes]:
+    message = {
+        "id": "msg_1", "type": "message", "role": "assistant", "model": "bench-model", "content": [],
+        "stop_reason": None, "stop_sequence": None, "usage": USAGE,
+    }  # fmt: skip
+    text = {"type": "text_delta", "text": "all of it is measured here "}
+    end = {"stop_reason": "end_turn", "stop_sequence": None}
+    return [
+        event("message_start", message=message)
+        + event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+        *[event("content_block_delta", index=0, delta=text)] * CHUNKS,
+        event("content_block_stop", index=0)
+        + event("message_delta", delta=end, usage={"output_tokens": 120})
+        + event("message_stop"),
+    ]
+
+
+WHOLE = json.dumps(
+    {
+        "id": "msg_1", "type": "message", "role": "assistant", "model": "bench-model",
+        "content": [{"type": "text", "text": "all of it is measured here " * CHUNKS}],
+        "stop_reason": "end_turn", "stop_sequence": None, "usage": {**USAGE, "output_tokens": 120},
+    }
+).encode()  # fmt: skip
+
+
+def stub() -> web.Application:
+    """A provider that answers at once: a whole message, or a stream of `CHUNKS` pieces, each written by itself."""
+    events, released = stream_events(), asyncio.Event()
+
+    async def messages(request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        if b'"stream":true' not in body and b'"stream": true' not in body:
+            return web.Response(body=WHOLE, content_type="application/json")
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        for number, piece in enumerate(events):
+            if number == 1 and HOLD in body:
+                await released.wait()
+            await response.write(piece)
+        await response.write_eof()
+        return response
+
+    async def release(_request: web.Request) -> web.StreamResponse:
+        released.set()
+        return web.Response()
+
+    app = web.Application(client_max_size=2**26)
+    app.router.add_post("/v1/messages", messages)
+    app.router.add_get("/release", release)
+    return app
+
+
+def through(upstream: str) -> web.Application:
+    """The floor: what any proxy with aiohttp on both sides costs that reads and changes nothing."""
+    app = web.Application(client_max_size=2**26)
+    session: list[aiohttp.ClientSession] = []
+
+    async def opened(_app: web.Application) -> None:
+        session.append(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False))
+
+    async def messages(request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        async with session[0].post(upstream + request.path_qs, data=body, headers={"x": "y"}) as answer:
+            response = web.StreamResponse(status=answer.status, headers={"content-type": answer.headers["content-type"]})
+            if "content-length" in answer.headers:
+                response.content_length = int(answer.headers["content-length"])
+            await response.prepare(request)
+            async for chunk in answer.content.iter_any():
+                await response.write(chunk)
+            await response.write_eof()
+            return response
+
+    app.on_startup.append(opened)
+    app.router.add_post("/v1/messages", messages)
+    return app
+
+
+async def serve(app: web.Application, port: int) -> None:
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    await asyncio.Event().wait()
+
+
+async def memory() -> None:
+    settings = GatewaySettings()
+    async with AsyncExitStack() as exits:
+        bus = await exits.enter_async_context(Bus.connect(settings, name="gateway"))
+        await exits.enter_async_context(create_app(bus, settings, ledger=MemoryLedger()))
+        if os.environ.get("PROF"):
+            import cProfile, signal
+            prof = cProfile.Profile()
+            stop = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+            prof.enable()
+            await stop.wait()
+            prof.disable(); prof.dump_stats("/tmp/prof.memory")
+            return
+        await asyncio.Event().wait()
+
+
+def main(role: str, port: str, upstream: str = "") -> None:
+    match role:
+        case "stub":
+            work = serve(stub(), int(port))
+        case "through":
+            work = serve(through(upstream), int(port))
+        case _:
+            work = memory()
+    uvloop.run(work)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
