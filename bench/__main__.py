@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-ALL = ("append", "hub", "projector", "query", "spawn", "snapshots")
+ALL = ("append", "gateway", "hub", "ledger", "projector", "query", "spawn", "snapshots")
 
 
 def main(names: list[str]) -> int:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import cast
+from uuid import UUID
 
 import uvloop
 
@@ -232,8 +233,8 @@ def cad(amount: str) -> BudgetRequested:
     return BudgetRequested(resource=Resource.MONEY, amount=Decimal(amount), unit=Unit.CAD)
 
 
-async def a_machine(bus: Bus, number: int) -> str:
-    """Have a machine run, as far as gateway and budget know; returns its token."""
+async def a_machine(bus: Bus, number: int) -> tuple[UUID, str]:
+    """Have a machine run, as far as gateway and budget know; returns its token, too."""
     machine_id, token = uuid7(), f"avm_bench_{number}_{uuid7()}"
     where = at.machine(SHOP, machine_id)
     request = m.MachineRequested(
@@ -257,7 +258,7 @@ async def a_machine(bus: Bus, number: int) -> str:
             epoch=1, from_checkpoint_id=uuid7(), snapshot="0" * 64, node="bench", on_trunk=True, hypervisor="local"
         ),
     )
-    return token
+    return machine_id, token
 
 
 async def admitted(bus: Bus, where: at.Address) -> None:
@@ -267,39 +268,50 @@ async def admitted(bus: Bus, where: at.Address) -> None:
 
 
 @asynccontextmanager
+async def budget_running() -> AsyncGenerator[tuple[Bus, str, int]]:
+    """A log and a budget with money, each in its process; gives the server's URL and the budget's process id, too."""
+    with short_directory() as directory:
+        async with EmbeddedNats(directory) as nats, Bus.connect(BusSettings(nats_url=nats.url), name="bench") as bus:
+            await topology.apply(bus)
+            port = free_port()
+            environment = {
+                "AUTOVIBE_NATS_URL": nats.url, "AUTOVIBE_LOG_LEVEL": "warning", "AUTOVIBE_HEALTH_PORT": str(port),
+                "AUTOVIBE_PRICES_OWN": json.dumps([PRICE]), "AUTOVIBE_PRICES_PACKAGED": "false",
+                "AUTOVIBE_VCPU_HOUR_CAD": "0", "AUTOVIBE_GIB_HOUR_CAD": "0",
+            }  # fmt: skip
+            await happen(bus, at.budget(HUB, HUB), cad("1000000"))
+            policy = CheckpointPolicy(between_calls="never")
+            await happen(bus, at.project(SHOP), ProjectCreated(checkpoint_policy=policy))
+            async with process([sys.executable, "-m", "services.budget"], port, **environment) as pid:
+                yield bus, nats.url, pid
+
+
+@asynccontextmanager
 async def stack(litellm: str | None) -> AsyncGenerator[tuple[list[Variant], int]]:
     """Everything that is measured, running."""
     async with AsyncExitStack() as exits:
-        directory = exits.enter_context(short_directory())
-        nats = await exits.enter_async_context(EmbeddedNats(directory))
-        bus = await exits.enter_async_context(Bus.connect(BusSettings(nats_url=nats.url), name="bench"))
-        await topology.apply(bus)
+        bus, nats_url, _ = await exits.enter_async_context(budget_running())
         parts = [sys.executable, "-m", "bench.gateway_parts"]
-        ports = {name: free_port() for name in ("stub", "through", "memory", "durable", "litellm", "budget")}
+        ports = {name: free_port() for name in ("stub", "through", "memory", "durable", "litellm")}
         url = f"http://127.0.0.1:{ports['stub']}"
         upstream = {"name": "bench", "protocol": "anthropic", "base_url": url, "credential": "key"}
-        common = {"AUTOVIBE_NATS_URL": nats.url, "AUTOVIBE_LOG_LEVEL": "warning"}
-        gateway = {**common, "AUTOVIBE_GATEWAY_UPSTREAMS": json.dumps([upstream])}
-        budget = {
-            **common, "AUTOVIBE_PRICES_OWN": json.dumps([PRICE]), "AUTOVIBE_PRICES_PACKAGED": "false",
-            "AUTOVIBE_VCPU_HOUR_CAD": "0", "AUTOVIBE_GIB_HOUR_CAD": "0", "AUTOVIBE_HEALTH_PORT": str(ports["budget"]),
+        gateway = {
+            "AUTOVIBE_NATS_URL": nats_url, "AUTOVIBE_LOG_LEVEL": "warning",
+            "AUTOVIBE_GATEWAY_UPSTREAMS": json.dumps([upstream]),
         }  # fmt: skip
-        await happen(bus, at.budget(HUB, HUB), cad("1000000"))
-        policy = CheckpointPolicy(between_calls="never")
-        await happen(bus, at.project(SHOP), ProjectCreated(checkpoint_policy=policy))
-        service = [sys.executable, "-m"]
         stub = await exits.enter_async_context(process([*parts, "stub", str(ports["stub"])], ports["stub"]))
-        await exits.enter_async_context(process([sys.executable, *(["-m","cProfile","-o","/tmp/prof.budget"] if os.environ.get("PROF") else []), "-m", "services.budget"], ports["budget"], **budget))
-        tokens = [await a_machine(bus, number) for number in range(MACHINES)]
+        tokens = [(await a_machine(bus, number))[1] for number in range(MACHINES)]
         variants = [Variant("direct", ports["stub"], stub, tokens)]
         argv = [*parts, "through", str(ports["through"]), url]
         pid = await exits.enter_async_context(process(argv, ports["through"]))
         variants.append(Variant("pass-through", ports["through"], pid, tokens))
-        for name, argv in (("memory", [*parts, "memory", "0"]), ("durable", [*service, "services.gateway"])):
+        services = (("memory", [*parts, "memory", "0"]), ("durable", [sys.executable, "-m", "services.gateway"]))
+        for name, argv in services:
             own = {**gateway, "AUTOVIBE_GATEWAY_PORT": str(ports[name]), "AUTOVIBE_HEALTH_PORT": str(free_port())}
             pid = await exits.enter_async_context(process(argv, ports[name], **own))
             variants.append(Variant(name, ports[name], pid, tokens))
         if litellm is not None:
+            directory = Path(exits.enter_context(tempfile.TemporaryDirectory()))
             variants.append(await exits.enter_async_context(peer(litellm, directory, ports["litellm"], url)))
         yield variants, ports["stub"]
 
@@ -319,7 +331,9 @@ async def peer(python: str, directory: Path, port: int, url: str) -> AsyncGenera
 
 def report(variants: list[Variant], kind: str) -> dict[str, Run]:
     found = {each.name: _median(each.runs[kind]) for each in variants}
-    print(f"\n{kind:14}{'p50 ms':>9}{'first ms':>10}{'calls/s':>9}{'CPU ms':>8}   (16 at once: calls/s, CPU of its process)")
+    print(
+        f"\n{kind:14}{'p50 ms':>9}{'first ms':>10}{'calls/s':>9}{'CPU ms':>8}   (16 at once: calls/s, CPU of its process)"
+    )
     for name, run in found.items():
         print(f"{name:14}{run.p50_ms:9.2f}{run.first_ms:10.2f}{run.per_s:9.0f}{run.cpu_ms:8.2f}")
     floor = found["pass-through"]

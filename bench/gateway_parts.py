@@ -1,11 +1,10 @@
 """The processes of bench.gateway: a provider of models, a bare pass-through, and our gateway with its ledger in memory.
 
-    python -m bench.gateway_parts stub|through|memory PORT
+python -m bench.gateway_parts stub|through|memory PORT
 """
 
 import asyncio
 import json
-import os
 import sys
 from contextlib import AsyncExitStack
 from decimal import Decimal
@@ -132,7 +131,9 @@ def through(upstream: str) -> web.Application:
     async def messages(request: web.Request) -> web.StreamResponse:
         body = await request.read()
         async with session[0].post(upstream + request.path_qs, data=body, headers={"x": "y"}) as answer:
-            response = web.StreamResponse(status=answer.status, headers={"content-type": answer.headers["content-type"]})
+            response = web.StreamResponse(
+                status=answer.status, headers={"content-type": answer.headers["content-type"]}
+            )
             if "content-length" in answer.headers:
                 response.content_length = int(answer.headers["content-length"])
             await response.prepare(request)
@@ -158,15 +159,6 @@ async def memory() -> None:
     async with AsyncExitStack() as exits:
         bus = await exits.enter_async_context(Bus.connect(settings, name="gateway"))
         await exits.enter_async_context(create_app(bus, settings, ledger=MemoryLedger()))
-        if os.environ.get("PROF"):
-            import cProfile, signal
-            prof = cProfile.Profile()
-            stop = asyncio.Event()
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-            prof.enable()
-            await stop.wait()
-            prof.disable(); prof.dump_stats("/tmp/prof.memory")
-            return
         await asyncio.Event().wait()
 
 
