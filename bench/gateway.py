@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -201,18 +200,20 @@ def rss_mib(pid: int) -> float:
 async def process(argv: list[str], port: int, **environment: str) -> AsyncGenerator[int]:
     """Run it until the block ends; it is there when its port listens."""
     with tempfile.TemporaryFile() as said:
-        started = subprocess.Popen(argv, env={**os.environ, **environment}, stdout=said, stderr=said)
+        environ = {**os.environ, **environment}
+        started = await asyncio.create_subprocess_exec(*argv, env=environ, stdout=said, stderr=said)
         try:
             async with asyncio.timeout(START_S):
                 while not await _listens(port):
-                    if started.poll() is not None:
+                    if started.returncode is not None:
                         said.seek(0)
                         raise RuntimeError(f"{argv}: {said.read()[-2_000:].decode(errors='replace')}")
                     await asyncio.sleep(0.05)
             yield started.pid
         finally:
             started.terminate()
-            await asyncio.to_thread(started.wait, 60)
+            async with asyncio.timeout(START_S):
+                await started.wait()
 
 
 async def _listens(port: int) -> bool:
