@@ -145,7 +145,10 @@ class CallSettled(BudgetEvent):
 
 
 class CallVoided(BudgetEvent):
-    """A model call came to nothing and cost nothing: never forwarded, or refused by the provider. Said by budget."""
+    """A model call came to nothing and cost nothing: never forwarded, or refused by the provider. Said by budget.
+
+    It may come before any CallReserved: whoever asked gave up while the reservation was on its way, and it is not granted.
+    """
 
     said_by: ClassVar[tuple[Said, ...]] = (Said.BUDGET,)
 

@@ -57,6 +57,8 @@ class Granted(Value):
     call_id: Id
     output_tokens_max: Count
     held_cad: Amount
+    lease_s: Annotated[float, Field(gt=0, le=600)] = LEASE_S
+    """Unless it is renewed sooner, it is settled as lost."""
 
 
 class NotGranted(Value):

@@ -134,14 +134,16 @@ def settle(ask: Settle, machine_type: MachineType | None, at: Calls) -> tuple[Bu
 
 
 def void(ask: Void, at: Calls) -> tuple[BudgetEvent, ...]:
-    """Resolve a call that came to nothing; one that is resolved, or was never reserved, gives nothing."""
-    call = at.open.get(ask.call_id)
-    if call is None:
+    """Resolve a call that came to nothing; one that is resolved already gives nothing.
+
+    One that nobody has reserved is resolved all the same: its reservation may be on its way, and whoever asked for it
+    has gone.
+    """
+    if ask.call_id in at.resolved:
         return ()
-    voided = CallVoided(
-        call_id=ask.call_id, epoch=call.reserved.epoch, reason=ask.reason[:WORDS_MAX], http_status=ask.http_status
-    )
-    return (voided,)
+    call = at.open.get(ask.call_id)
+    epoch = ask.epoch if call is None else call.reserved.epoch
+    return (CallVoided(call_id=ask.call_id, epoch=epoch, reason=ask.reason[:WORDS_MAX], http_status=ask.http_status),)
 
 
 def observe(call_id: UUID, tokens: Tokens, at: Calls) -> tuple[BudgetEvent, ...]:
@@ -166,7 +168,7 @@ def in_doubt(call: OpenCall, of: Call, since: datetime, now: datetime, reason: s
         reason=reason,
         http_status=0,
         began_at=since,
-        ended_at=now,
+        ended_at=max(since, now),
     )
 
 

@@ -269,7 +269,8 @@ class CallDesk:
     async def _decided_and_appended(self, box: _Mailbox, asked: list[Asked]) -> _Draft:
         fresh = any(isinstance(each.command, Draw) for each in asked)  # others have drawn since
         for round_number in range(CONFLICTS_MAX):
-            epoch = max((each.command.epoch for each in asked if isinstance(each.command, Reserve)), default=None)
+            epochs = (each.command.epoch for each in asked if isinstance(each.command, Reserve | Void))
+            epoch = max(epochs, default=None)
             path = await self._purses.path(box.where, epoch=epoch, fresh=fresh)
             draft = await self._decide(path, asked)
             if not draft.is_certain and not fresh:
@@ -307,8 +308,7 @@ class CallDesk:
                 draft.put(node, observe(ask.call_id, ask.tokens, calls))
                 draft.answers.append((each, None))
             case Void() as ask:
-                draft.put(node, void(ask, calls))
-                draft.answers.append((each, None))
+                self._void(path, each, ask, draft)
             case Settle() as ask:
                 self._settle(path, each, ask, draft)
             case Expire(call_id=call_id, reason=reason, since=since):
@@ -332,7 +332,7 @@ class CallDesk:
                 assert_never(each.command)
 
     async def _reserve(self, path: Path, each: Asked, ask: Reserve, draft: _Draft) -> None:
-        if path.machine.standing is not Standing.ADMITTED or ask.epoch != path.machine.epoch:
+        if not _runs(path, ask.epoch):
             message = f"epoch {ask.epoch} of machine {ask.machine_id} does not run"
             draft.is_certain = False
             draft.answers.append((each, NotGranted(call_id=ask.call_id, code="fenced", message=message)))
@@ -366,6 +366,14 @@ class CallDesk:
     def _may_have(self, where: Address, who: WaitingCall, more: Amounts) -> bool:
         return may_have(who, more, self._waiting(but=where), self._queue, self._purses.now())
 
+    def _void(self, path: Path, each: Asked, ask: Void, draft: _Draft) -> None:
+        """Void a call, also before its reservation has arrived; of an incarnation that is over nothing arrives any more."""
+        if ask.call_id in path.own.calls.open or _runs(path, ask.epoch):
+            draft.put(path.where.id, void(ask, path.own.calls))
+        else:
+            draft.is_certain = False
+        draft.answers.append((each, None))
+
     def _settle(self, path: Path, each: Asked, ask: Settle, draft: _Draft) -> None:
         request = path.machine.request
         said = settle(ask, request.machine_type if request else None, path.own.calls)
@@ -396,6 +404,10 @@ def _moved(path: Path, draft: _Draft, before: dict[str, int]) -> Path:
             state = evolve(state, event)
         purses[node] = Loaded(state, purses[node].seq)
     return Path(path.where, path.machine, path.machine_seq, purses)
+
+
+def _runs(path: Path, epoch: int) -> bool:
+    return path.machine.standing is Standing.ADMITTED and epoch == path.machine.epoch
 
 
 def _tell(draft: _Draft) -> None:

@@ -23,7 +23,7 @@ from services.kit.log import Log
 
 FILTERS = ("av.*.budget.>",)
 LOOK_S = 2.0
-LOST = f"the gateway has not said for {LEASE_S:g} s that the call is alive; counted is the most that it can have used"
+LOST = "the gateway has not said for {lease_s:g} s that the call is alive; counted is the most that it can have used"
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("budget")
 
@@ -50,7 +50,7 @@ class Leases:
         self._log = log
         self._expire = expire
         self._budgets_moved = budgets_moved
-        self._lease_s = lease_s
+        self.lease_s = lease_s
         self._open: dict[UUID, _Lease] = {}
         self._position = 0
 
@@ -59,14 +59,14 @@ class Leases:
 
     def granted(self, call: Call, since: datetime) -> None:
         """A call that was just reserved: known at once, not only when the log is heard."""
-        self._open.setdefault(call.call_id, _Lease(call, since, time.monotonic() + self._lease_s))
+        self._open.setdefault(call.call_id, _Lease(call, since, time.monotonic() + self.lease_s))
 
     def resolved(self, call_id: UUID) -> None:
         self._open.pop(call_id, None)
 
     def renew(self, calls: Iterable[Call]) -> tuple[UUID, ...]:
         """Give these another lease; returns those that are not open."""
-        until = time.monotonic() + self._lease_s
+        until = time.monotonic() + self.lease_s
         lost: list[UUID] = []
         for call in calls:
             lease = self._open.get(call.call_id)
@@ -93,7 +93,7 @@ class Leases:
     async def serve(self) -> None:
         """Settle what nobody has renewed, for ever."""
         while True:
-            await asyncio.sleep(min(LOOK_S, self._lease_s / 4))
+            await asyncio.sleep(min(LOOK_S, self.lease_s / 4))
             moment = time.monotonic()
             for call_id, lease in tuple(self._open.items()):
                 if lease.until <= moment:
@@ -101,7 +101,7 @@ class Leases:
 
     async def _end(self, call_id: UUID, lease: _Lease) -> None:
         try:
-            await self._expire(lease.call, LOST, lease.since)
+            await self._expire(lease.call, LOST.format(lease_s=self.lease_s), lease.since)
         except KitError as error:
             lease.until = time.monotonic() + LOOK_S
             _log.warning("lease.not_ended", call_id=str(call_id), reason=str(error), again_in_s=LOOK_S)

@@ -102,6 +102,7 @@ class Questions:
         answer = await self._desk.ask(ask, _actor(message))
         if isinstance(answer, Granted):
             self._leases.granted(_call(ask), fresh.now())
+            return answer.model_copy(update={"lease_s": self._leases.lease_s})
         return answer
 
     async def _observe(self, message: Msg) -> Value | None:

@@ -101,6 +101,14 @@ class Contract:
             assert isinstance(answer, NotGranted)
             assert answer.code == "cancelled"
 
+    async def test_a_void_that_overtakes_its_reservation_keeps_it_from_being_granted(self, books: Books) -> None:
+        call = books.call()
+        await books.ledger.void(Void(**dict(call), reason="whoever asked has gone"))
+        answer = await books.reserve(call)
+        assert isinstance(answer, NotGranted)
+        assert answer.code == "cancelled"
+        assert (await books.ledger.renew(Renew(calls=(call,)))).lost == (call.call_id,)
+
     async def test_more_than_there_is_is_not_granted(self, books: Books) -> None:
         answer = await books.reserve(books.call(), 2_000_000)
         assert isinstance(answer, NotGranted)
