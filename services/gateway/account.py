@@ -9,6 +9,7 @@ from uuid import UUID
 
 import structlog
 
+from events.call import Tokens
 from events.fresh import now
 from events.ledger import Call, Granted, NotGranted, Observe, Reserve, Settle, Void
 from services.gateway.leases import Leases
@@ -19,6 +20,7 @@ from services.kit.ledger import CallLedger, LedgerError, LedgerRefused, LedgerUn
 RETRY_MIN_S = 0.1
 RETRY_MAX_S = 5.0
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway")
+_CLASS_OF = {"none": "input", "5m": "cache_write_5m", "1h": "cache_write_1h"}
 T = TypeVar("T")
 
 
@@ -27,7 +29,10 @@ class Account:
     """One call's money: how much is set aside, and what has been said of it."""
 
     call: Call
-    input_tokens_max: int
+    input_max: Tokens
+    """The most that can go in, in the class that was set aside for."""
+    server_tools: dict[str, int]
+    """At most so many uses each."""
     output_tokens_max: int = 0
     began_at: datetime = field(default_factory=now)
     first_chunk_ms: int | None = None
@@ -55,7 +60,8 @@ class Accounts:
         """
         account = Account(
             Call(call_id=ask.call_id, project=ask.project, machine_id=ask.machine_id, epoch=ask.epoch),
-            ask.input_tokens_max,
+            Tokens(**{_CLASS_OF[ask.cache_write]: ask.input_tokens_max}),
+            ask.server_tools,
         )
         try:
             answer = await self._ledger.reserve(ask)
@@ -74,7 +80,7 @@ class Accounts:
 
     def _granted(self, account: Account, answer: Granted) -> Account:
         account.output_tokens_max = answer.output_tokens_max
-        self._leases.hold(account.call)
+        self._leases.hold(account.call, answer.lease_s)
         return account
 
     def observe(self, account: Account, usage: Usage) -> None:
@@ -91,9 +97,9 @@ class Accounts:
         why = reason or ("the provider did not say what was used" if estimated else "")
         ask = Settle(
             **_named(account.call),
-            tokens=usage.tokens(account.input_tokens_max, account.output_tokens_max),
+            tokens=usage.tokens(account.input_max, account.output_tokens_max),
             thinking_tokens=min(usage.thinking, usage.output or 0),
-            server_tools=usage.server_tools,
+            server_tools=account.server_tools if estimated else usage.server_tools,
             service_tier=usage.service_tier,
             speed=usage.speed,
             inference_geo=usage.inference_geo,
@@ -103,7 +109,7 @@ class Accounts:
             request_id=account.request_id,
             stop_reason=usage.stop_reason,
             began_at=account.began_at,
-            ended_at=now(),
+            ended_at=max(account.began_at, now()),  # the clock may have been set back meanwhile
             first_chunk_ms=account.first_chunk_ms,
         )
         self._spawn(self._resolve(account, lambda: self._ledger.settle(ask)))

@@ -17,6 +17,7 @@ IMAGE_TOKENS_MAX = 5_000
 SERVER_TOOL_TOKENS_MAX = 50_000
 """What one use of a tool at the provider may put into the model's input."""
 _BOUNDED_TOOLS = ("web_search_", "web_fetch_")
+_THOUGHTS = ("thinking", "redacted_thinking")
 _OWN_TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_")
 """Tools that the client runs itself."""
 
@@ -156,6 +157,9 @@ class AnthropicMeter:
         return False
 
     def _starts(self, block: Json) -> None:
+        # What is thought is billed whole, and told in a summary or not at all; the signature at its end is longer than it.
+        self.usage.may_hide = as_text(block.get("type")) in _THOUGHTS
+        self.usage.output_bytes += len(as_text(block.get("data")))
         if block.get("type") == "tool_use":
             self._tool = (as_text(block.get("name")), [])
             self.usage.output_bytes += len(as_text(block.get("name")))
@@ -169,18 +173,22 @@ class AnthropicMeter:
             self._tool[1].append(text)
 
     def _stops(self) -> list[tuple[str, str]]:
+        self.usage.may_hide = False
         tool, self._tool = self._tool, None
         return [] if tool is None else [(tool[0], "".join(tool[1]))]
 
     def _take(self, said: Json) -> None:
-        """Take usage in, field by field; what is null or absent leaves what is known."""
+        """Take usage in, field by field; what is null or absent leaves what is known, and what is less takes nothing back.
+
+        What is said is of the whole answer so far, so less than before contradicts it: the most that was said counts.
+        """
         usage = self.usage
         if (tokens := count(said.get("input_tokens"))) is not None:
-            usage.input = tokens
+            usage.input = max(usage.input or 0, tokens)
         if (tokens := count(said.get("output_tokens"))) is not None:
             usage.output = max(usage.output or 0, tokens)
         if (tokens := count(said.get("cache_read_input_tokens"))) is not None:
-            usage.cache_read = tokens
+            usage.cache_read = max(usage.cache_read, tokens)
         self._take_writes(said)
         details = as_object(said.get("output_tokens_details"))
         usage.thinking = count(details.get("thinking_tokens")) or usage.thinking
@@ -194,13 +202,12 @@ class AnthropicMeter:
     def _take_writes(self, said: Json) -> None:
         """Cache writes by how long they live; a sum without its split keeps the split that was said before."""
         usage, split = self.usage, as_object(said.get("cache_creation"))
-        hour, minutes = count(split.get("ephemeral_1h_input_tokens")), count(split.get("ephemeral_5m_input_tokens"))
-        if hour is not None or minutes is not None:
-            usage.cache_write_1h, usage.cache_write_5m = hour or 0, minutes or 0
-        whole = count(said.get("cache_creation_input_tokens"))
-        if whole is not None:
-            usage.cache_write_1h = min(usage.cache_write_1h, whole)
-            usage.cache_write_5m = whole - usage.cache_write_1h
+        hour = count(split.get("ephemeral_1h_input_tokens")) or 0
+        minutes = count(split.get("ephemeral_5m_input_tokens")) or 0
+        before = usage.cache_write_1h + usage.cache_write_5m
+        whole = max(before, hour + minutes, count(said.get("cache_creation_input_tokens")) or 0)
+        usage.cache_write_1h = max(usage.cache_write_1h, hour)
+        usage.cache_write_5m = whole - usage.cache_write_1h
 
 
 def _json(value: object) -> str:

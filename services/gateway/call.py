@@ -19,7 +19,7 @@ from services.gateway.account import Account, Accounts
 from services.gateway.body import Asked
 from services.gateway.context import Boundary, CallContext, Dialect, InFlight, RiskWatch
 from services.gateway.exchange import ERROR_BYTES_MAX, Upstreamless, answer_headers, send, whole
-from services.gateway.limits import Limit, Limits, WaitedTooLong
+from services.gateway.limits import Limits, WaitedTooLong, limits_of
 from services.gateway.meters import Meters
 from services.gateway.ratelimited import LIMITED, Cooldown, Holds, LimitedFor
 from services.gateway.refusals import Refusal, RefusedCall, out_of_budget, unauthenticated, unreachable
@@ -158,26 +158,8 @@ class ModelCall:
 
     async def _turn(self, places: AsyncExitStack) -> None:
         """Wait for our own rate limits."""
-        settings, upstream, asked = self._parts.settings, self._upstream, self._asked
-        limits = (
-            (
-                f"machine {self._caller.machine_id}",
-                Limit(
-                    settings.gateway_machine_requests_per_minute,
-                    settings.gateway_machine_tokens_per_minute,
-                    settings.gateway_machine_concurrent_max,
-                ),
-            ),
-            (
-                f"project {self._caller.project}",
-                Limit(settings.gateway_project_requests_per_minute, settings.gateway_project_tokens_per_minute),
-            ),
-            (
-                f"upstream {upstream.name}",
-                Limit(upstream.requests_per_minute, upstream.tokens_per_minute, upstream.concurrent_max),
-            ),
-        )
-        tokens = asked.input_tokens_max + asked.output_tokens_max
+        limits = limits_of(self._parts.settings, self._caller, self._upstream)
+        tokens = self._asked.input_tokens_max + self._asked.output_tokens_max
         try:
             await places.enter_async_context(self._parts.limits.passing(limits, tokens, self._wait_s))
         except WaitedTooLong:
@@ -258,7 +240,7 @@ class ModelCall:
                 parts.accounts.void(account, str(nothing))
             else:
                 account.http_status = 0
-                self._settle(account, str(nothing))
+                self._settle(account, str(nothing), in_doubt=True)
             _log.warning("upstream.silent", upstream=self._upstream.name, reason=str(nothing))
             raise RefusedCall(Refusal("overloaded_error", str(nothing), retry_after_s=5)) from nothing
         except KitError as error:
@@ -339,7 +321,7 @@ class ModelCall:
         if broke:
             broke = f"the answer of {self._upstream.name} broke off after {relay.received} bytes: {broke}"
             response.close()
-        self._settle(account, broke or meter.usage.error)
+        self._end(account, broke, in_doubt=True)
         await relay.finish()
         if broke:
             await self._reply.write(b"\n\n" if relay.is_amid_event else b"")
@@ -350,8 +332,19 @@ class ModelCall:
         assert self._meter is not None, "a call that was sent is metered"
         return self._meter
 
-    def _settle(self, account: Account, reason: str) -> None:
+    def _end(self, account: Account, broke: str, *, in_doubt: bool) -> None:
+        """Resolve a call whose stream has ended, or is not read any further."""
         usage = self._metering().usage
+        if usage.error and not usage.has_begun:
+            said = f"{self._upstream.name} gave up before the first token: {usage.error}"
+            self._parts.accounts.void(account, said, http_status=account.http_status)
+        else:
+            self._settle(account, broke or usage.error, in_doubt=in_doubt)
+
+    def _settle(self, account: Account, reason: str, *, in_doubt: bool = False) -> None:
+        """Post what was used; `in_doubt`: where nothing could be read, it may have been as much as was set aside."""
+        usage = self._metering().usage
+        usage.may_hide = usage.may_hide or (in_doubt and not usage.has_begun)
         self._parts.meters.settled(self._upstream.name, estimated=not usage.is_complete)
         self._parts.accounts.settle(account, usage, reason=reason)
 
@@ -368,7 +361,9 @@ class ModelCall:
         if self._meter is None:
             self._parts.accounts.void(account, "it was not forwarded")
         elif response is None:
-            self._settle(account, "whoever asked has gone before the provider answered")
+            self._settle(
+                account, "whoever asked has gone before the provider answered", in_doubt=not self._asked.stream
+            )
         elif response.status != 200:
             response.release()
             self._parts.accounts.void(
@@ -395,4 +390,5 @@ class ModelCall:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             _log.info("answer.not_drained", call_id=str(self._call.call_id), reason=repr(error))
         response.close()
-        self._settle(account, "" if meter.usage.is_complete else "whoever asked has gone before the answer was whole")
+        broke = "" if meter.usage.is_complete else "whoever asked has gone before the answer was whole"
+        self._end(account, broke, in_doubt=False)

@@ -1,11 +1,12 @@
-"""Reservations live as long as somebody renews them: all open calls of this gateway, together, every 30 s."""
+"""Reservations live as long as somebody renews them: all open calls of this gateway, together, thrice in a lease."""
 
 import asyncio
+from contextlib import suppress
 from uuid import UUID
 
 import structlog
 
-from events.ledger import RENEW_S, Call, Renew
+from events.ledger import LEASE_S, RENEW_S, Call, Renew
 from services.kit.ledger import CallLedger, LedgerError
 
 CALLS_PER_REQUEST = 500
@@ -15,12 +16,16 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway")
 class Leases:
     """The reservations that this process is answerable for."""
 
-    def __init__(self, ledger: CallLedger, *, every_s: float = RENEW_S) -> None:
+    def __init__(self, ledger: CallLedger) -> None:
         self._ledger = ledger
-        self._every_s = every_s
+        self._every_s = RENEW_S
+        self._sooner = asyncio.Event()
         self._calls: dict[UUID, Call] = {}
 
-    def hold(self, call: Call) -> None:
+    def hold(self, call: Call, lease_s: float = LEASE_S) -> None:
+        if lease_s * RENEW_S / LEASE_S < self._every_s:
+            self._every_s = lease_s * RENEW_S / LEASE_S
+            self._sooner.set()
         self._calls[call.call_id] = Call(
             call_id=call.call_id, project=call.project, machine_id=call.machine_id, epoch=call.epoch
         )
@@ -34,7 +39,10 @@ class Leases:
     async def run(self) -> None:
         """Renew for ever; what could not be renewed is tried again at the next turn, before the lease has ended."""
         while True:
-            await asyncio.sleep(self._every_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._every_s):
+                    await self._sooner.wait()
+            self._sooner.clear()
             calls = tuple(self._calls.values())
             for first in range(0, len(calls), CALLS_PER_REQUEST):
                 try:

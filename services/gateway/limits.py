@@ -10,6 +10,9 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from services.gateway.settings import GatewaySettings, Upstream
+from services.gateway.tokens import Caller
+
 KEPT_MAX = 10_000
 """Limits kept that nobody uses; the one used longest ago is forgotten first, and with it that it was ever in use."""
 
@@ -125,3 +128,25 @@ class Limits:
             if name is None:
                 return
             del self._gates[name]
+
+
+def limits_of(settings: GatewaySettings, caller: Caller, upstream: Upstream) -> tuple[tuple[str, Limit], ...]:
+    """Return all that limits a call, by whom it limits."""
+    return (
+        (
+            f"machine {caller.machine_id}",
+            Limit(
+                settings.gateway_machine_requests_per_minute,
+                settings.gateway_machine_tokens_per_minute,
+                settings.gateway_machine_concurrent_max,
+            ),
+        ),
+        (
+            f"project {caller.project}",
+            Limit(settings.gateway_project_requests_per_minute, settings.gateway_project_tokens_per_minute),
+        ),
+        (
+            f"upstream {upstream.name}",
+            Limit(upstream.requests_per_minute, upstream.tokens_per_minute, upstream.concurrent_max),
+        ),
+    )

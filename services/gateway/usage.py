@@ -41,8 +41,8 @@ class Usage:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the provider has said what went in, or the model anything."""
-        return self.input is not None or self.output_bytes > 0
+        """Whether the provider has said, in words that could be read, what went in, or the model anything."""
+        return self.input is not None or (self.output_bytes > 0 and not self.garbage)
 
     def input_side(self) -> Tokens:
         return Tokens(
@@ -52,9 +52,9 @@ class Usage:
             cache_write_1h=self.cache_write_1h,
         )
 
-    def tokens(self, input_max: int, output_max: int) -> Tokens:
+    def tokens(self, input_max: Tokens, output_max: int) -> Tokens:
         """Return all that was used; what the provider did not say is taken for the most that it can have been."""
-        known = self.input_side() if self.input is not None else Tokens(input=input_max)
+        known = self.input_side() if self.input is not None else input_max
         said = self.output or 0
         if not self.is_complete:
             hidden = self.may_hide and self.stop_reason is None

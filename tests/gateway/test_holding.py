@@ -64,6 +64,36 @@ async def test_a_call_waits_for_the_checkpoint_before_anything_is_set_aside(bus:
         assert (await asking)[0] == 200
 
 
+async def test_a_client_that_goes_while_a_checkpoint_holds_its_call_leaves_nothing(bus: Bus) -> None:
+    boundary = Watching()
+    async with provider() as model, a_world(bus, model.url, boundary=boundary) as world:
+        machine = await world.machine()
+        asking = asyncio.create_task(world.said(machine))
+        await eventually(lambda: len(boundary.bodies) == 1)
+        asking.cancel()
+        await eventually(lambda: world.gateway.in_flight.total == 0)
+        assert not world.ledger.reserved
+        boundary.between.set()
+        assert (await world.said(machine))[0] == 200, "it asks again, and that is another call"
+        await world.resolved()
+        assert len(model.heard) == len(world.ledger.reserved) == 1
+
+
+async def test_a_client_that_goes_while_a_checkpoint_holds_a_risky_tool_call_is_settled_by_what_was_used(
+    bus: Bus,
+) -> None:
+    boundary = Watching()
+    boundary.between.set()
+    async with provider(streaming(*with_tool())) as model, a_world(bus, model.url, boundary=boundary) as world:
+        machine = await world.machine()
+        asking = asyncio.create_task(world.said(machine))
+        await eventually(lambda: len(boundary.tools) == 1)
+        asking.cancel()
+        await world.resolved()
+        assert world.settled() == [(20, False)]
+        assert len(model.heard) == 1
+
+
 @pytest.mark.parametrize("size", [1, 50, 10_000])
 async def test_the_end_of_a_tool_call_is_delivered_after_it_was_looked_at(bus: Bus, size: int) -> None:
     boundary, stream = Watching(), b"".join(with_tool())

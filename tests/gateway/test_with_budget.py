@@ -107,6 +107,31 @@ async def test_a_budget_that_is_killed_amid_a_call_loses_none_of_it(bus: Bus, na
         await eventually(settled)
 
 
+async def test_a_stream_that_is_longer_than_a_lease_stays_reserved(bus: Bus, nats_server: EmbeddedNats) -> None:
+    gate, lease_s = asyncio.Event(), 0.6
+    slow = streaming(*anthropic_events(), gate=gate, gate_after=3)
+    async with (
+        budgeted(bus, nats_server) as (client, instances),
+        provider(slow) as model,
+        a_world(bus, ledger=LedgerClient(bus.nc), gateway_upstreams=(upstream(model.url),)) as world,
+    ):
+        await instances.start(settings(call_lease_s=lease_s))
+        await client.set_budget(SHOP, money("10"))
+        machine = await admitted(world, client, "1")
+        own = address.budget(SHOP, machine.machine_id)
+        asking = asyncio.create_task(world.said(machine, ASK))
+        await eventually(lambda: len(model.heard) == 1)
+        await asyncio.wait({asking}, timeout=5 * lease_s)
+        assert not await client.of(CallSettled, own)
+        gate.set()
+        assert (await asking)[0] == 200
+
+        async def settled() -> bool:
+            return [(each.cost_cad, each.estimated) for each in await client.of(CallSettled, own)] == [(BILLED, False)]
+
+        await eventually(settled)
+
+
 async def test_a_machine_without_budget_parks_and_is_told_why(bus: Bus, nats_server: EmbeddedNats) -> None:
     async with (
         budgeted(bus, nats_server) as (client, instances),
