@@ -14,14 +14,16 @@ from uuid import UUID
 
 import structlog
 
-from events.budget import BudgetAllocated, BudgetReleased, BudgetSettled
+from events import registry
 from events.call import CallReserved, CallSettled, CallVoided
-from events.envelope import Recorded
 from events.ledger import LEASE_S, Call
 from services.kit.errors import KitError
 from services.kit.log import Log
+from services.kit.message import RawMessage
 
 FILTERS = ("av.*.budget.>",)
+_HEARD = frozenset({"CallReserved", "CallSettled", "CallVoided", "BudgetAllocated", "BudgetSettled", "BudgetReleased"})
+"""All others of these subjects are not even parsed; most is said of calls."""
 LOOK_S = 2.0
 LOST = "the gateway has not said for {lease_s:g} s that the call is alive; counted is the most that it can have used"
 
@@ -78,15 +80,15 @@ class Leases:
 
     async def catch_up(self) -> None:
         """Find all calls that are open, from the log's beginning to its present end."""
-        async with aclosing(self._log.follow(filters=FILTERS, stop_at_end=True)) as batches:
+        async with aclosing(self._log.follow_raw(filters=FILTERS, stop_at_end=True)) as batches:
             async for batch in batches:
-                for recorded in batch:
-                    self._hear(recorded)
+                for message in batch:
+                    self._hear(message)
 
     async def listen(self) -> None:
-        async with aclosing(self._log.follow(self._position, FILTERS)) as batches:
+        async with aclosing(self._log.follow_raw(self._position, FILTERS)) as batches:
             async for batch in batches:
-                moved = [self._hear(recorded) for recorded in batch]
+                moved = [self._hear(message) for message in batch]
                 if any(moved):
                     self._budgets_moved()
 
@@ -109,16 +111,18 @@ class Leases:
             _log.warning("lease.ended", call_id=str(call_id), machine_id=str(lease.call.machine_id))
             self.resolved(call_id)
 
-    def _hear(self, recorded: Recorded) -> bool:
+    def _hear(self, message: RawMessage) -> bool:
         """Take note of an event; returns whether it may have made room for somebody."""
-        where, event = recorded.envelope.address, recorded.event
-        self._position = recorded.seq
-        match event:
-            case CallReserved():
-                call = Call(call_id=event.call_id, project=where.project, machine_id=UUID(where.id), epoch=event.epoch)
-                self.granted(call, recorded.recorded_at)
-            case CallSettled() | CallVoided():
+        self._position = message.seq
+        _, project, _, machine_id, name = message.subject.split(".", 4)
+        if name not in _HEARD:
+            return False
+        match registry.parse(name, message.data):
+            case CallReserved() as event:
+                call = Call(call_id=event.call_id, project=project, machine_id=UUID(machine_id), epoch=event.epoch)
+                self.granted(call, message.recorded_at)
+            case CallSettled() | CallVoided() as event:
                 self.resolved(event.call_id)
             case _:
-                return isinstance(event, BudgetAllocated | BudgetSettled | BudgetReleased)
+                return True
         return False

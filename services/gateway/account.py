@@ -38,6 +38,8 @@ class Account:
     first_chunk_ms: int | None = None
     http_status: int = 200
     request_id: str | None = None
+    observing: asyncio.TimerHandle | None = None
+    """When what went in is said; a call that is over sooner says all at once."""
     observed: asyncio.Task[None] | None = None
     is_resolved: bool = False
 
@@ -83,8 +85,12 @@ class Accounts:
         self._leases.hold(account.call, answer.lease_s)
         return account
 
-    def observe(self, account: Account, usage: Usage) -> None:
-        """Say what went in, beside the stream; if it is lost, the end says it."""
+    def observe(self, account: Account, usage: Usage, after_s: float) -> None:
+        """Say what went in, beside the stream, once it has lasted for so long; if it is lost, the end says it."""
+        loop = asyncio.get_running_loop()
+        account.observing = loop.call_later(after_s, self._observe, account, usage)
+
+    def _observe(self, account: Account, usage: Usage) -> None:
         ask = Observe(**_named(account.call), tokens=usage.input_side())
         account.observed = self._spawn(self._once(self._ledger.observe(ask)))
 
@@ -93,6 +99,8 @@ class Accounts:
         if account.is_resolved:
             return
         account.is_resolved = True
+        if account.observing is not None:
+            account.observing.cancel()
         estimated = not usage.is_complete
         why = reason or ("the provider did not say what was used" if estimated else "")
         ask = Settle(
@@ -119,6 +127,8 @@ class Accounts:
         if account.is_resolved:
             return
         account.is_resolved = True
+        if account.observing is not None:
+            account.observing.cancel()
         ask = Void(**_named(account.call), reason=reason[:4_000], http_status=http_status)
         self._spawn(self._resolve(account, lambda: self._ledger.void(ask)))
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import orjson
 
-from services.gateway.body import SLACK_TOKENS, Asked, read, with_number
+from services.gateway.body import SLACK_TOKENS, Asked, with_number
 from services.gateway.refusals import RefusedCall, invalid
 from services.gateway.settings import Upstream
 from services.gateway.usage import Json, Usage, as_list, as_object, as_text, count, name_or_none, parsed
@@ -22,16 +22,12 @@ _OWN_TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_")
 """Tools that the client runs itself."""
 
 
-def parse(raw: bytes, upstream: Upstream, uses_max: int) -> Asked:
+def parse(raw: bytes, body: Json, upstream: Upstream, uses_max: int) -> Asked:
     """Say what the request asks for, with `max_tokens` in it where it named none.
 
     Raises:
-        RefusedCall: It cannot be read, has no model, or uses tools at the provider that are not allowed.
+        RefusedCall: It uses tools at the provider that are not allowed.
     """
-    raw, body = read(raw)
-    model = as_text(body.get("model"))
-    if not model or len(model) > 200:
-        raise RefusedCall(invalid("model: a text of 1 to 200 characters is needed"))
     raw, body, tools = _server_tools(raw, body, uses_max)
     output_max = count(body.get("max_tokens")) or 0
     if output_max < 1:
@@ -41,7 +37,7 @@ def parse(raw: bytes, upstream: Upstream, uses_max: int) -> Asked:
     return Asked(
         raw=raw,
         body=body,
-        model=model,
+        model=as_text(body.get("model")),
         stream=body.get("stream") is True,
         input_tokens_max=_input_max(raw, upstream, sum(tools.values())),
         output_tokens_max=output_max,

@@ -27,7 +27,7 @@ from services.gateway.relay import Relay
 from services.gateway.reply import ClientGone, Reply
 from services.gateway.settings import GatewaySettings, Upstream
 from services.gateway.tokens import Caller, Tokens
-from services.gateway.usage import Meter
+from services.gateway.usage import Json, Meter
 from services.kit.errors import KitError
 
 CLIENT_GONE = 499
@@ -41,7 +41,8 @@ class Kind:
 
     name: str
     dialect: Dialect
-    parse: Callable[[bytes, Upstream], Asked]
+    parse: Callable[[bytes, Json, Upstream], Asked]
+    """From the request's bytes, and what they say."""
     clamp: Callable[[Asked, int], Asked]
     meter: Callable[[Asked], Meter]
 
@@ -311,8 +312,8 @@ class ModelCall:
                     if account.first_chunk_ms is None:
                         account.first_chunk_ms = self._since_sent_ms()
                         self._parts.meters.first_chunk(account.first_chunk_ms / 1_000)
-                    if account.observed is None and meter.usage.input is not None and not meter.usage.is_complete:
-                        self._parts.accounts.observe(account, meter.usage)
+                    if account.observing is None and meter.usage.input is not None and not meter.usage.is_complete:
+                        self._parts.accounts.observe(account, meter.usage, settings.gateway_observe_after_s)
                     if relay.received > settings.gateway_answer_bytes_max:
                         broke = f"it is longer than {settings.gateway_answer_bytes_max} bytes"
                         break

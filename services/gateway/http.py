@@ -26,9 +26,10 @@ from services.gateway.refusals import (
 )
 from services.gateway.settings import BODY_BYTES_MAX, Upstream, upstream_of
 from services.gateway.tokens import Caller
-from services.gateway.usage import as_text, parsed
+from services.gateway.usage import Json, as_text
 
 MACHINE_HEADER = "x-api-key"
+MODEL_CHARS_MAX = 200
 _UNKNOWN = "no token of a machine that runs now: it is good for one machine and one epoch, and ends with it"
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway")
 
@@ -44,7 +45,7 @@ class Routes:
         self._messages = Kind(
             "messages",
             Dialect.ANTHROPIC,
-            lambda raw, upstream: anthropic.parse(raw, upstream, uses_max),
+            lambda raw, body, upstream: anthropic.parse(raw, body, upstream, uses_max),
             anthropic.clamped,
             lambda _: anthropic.AnthropicMeter(),
         )
@@ -83,8 +84,9 @@ class Routes:
         return handle
 
     async def _call(self, kind: Kind, caller: Caller, request: web.Request, raw: bytes) -> web.StreamResponse:
-        upstream = self._chosen(kind.dialect, caller, raw)
-        asked = kind.parse(raw, upstream)
+        raw, body = read(raw)
+        upstream = self._chosen(kind.dialect, caller, body)
+        asked = kind.parse(raw, body, upstream)
         if (held := self._parts.tokens.held(caller.machine_id)) is not None:
             refusal = out_of_budget(f"the machine parks ({held.hold}): {held.reason}")
             _log.info("call.refused", machine_id=str(caller.machine_id), **refusal.told())
@@ -103,8 +105,8 @@ class Routes:
         try:
             caller = self._authenticated(request)
             raw = await self._body(request)
-            upstream = self._chosen(Dialect.ANTHROPIC, caller, raw)
-            raw, _ = read(raw)
+            raw, body = read(raw)
+            upstream = self._chosen(Dialect.ANTHROPIC, caller, body)
             response = await send(self._parts.session, upstream, request.rel_url.raw_path_qs, raw, request.headers)
             body = await whole(response, ERROR_BYTES_MAX, 60.0)
         except RefusedCall as refused:
@@ -161,10 +163,10 @@ class Routes:
         except TimeoutError as error:
             raise RefusedCall(invalid("the request did not arrive in time")) from error
 
-    def _chosen(self, dialect: Dialect, caller: Caller, raw: bytes) -> Upstream:
-        model = as_text((parsed(raw) or {}).get("model"))
-        if not model:
-            raise RefusedCall(invalid("a JSON object with a model is needed"))
+    def _chosen(self, dialect: Dialect, caller: Caller, body: Json) -> Upstream:
+        model = as_text(body.get("model"))
+        if not model or len(model) > MODEL_CHARS_MAX:
+            raise RefusedCall(invalid(f"model: a text of 1 to {MODEL_CHARS_MAX} characters is needed"))
         if not self._parts.tokens.may_use(caller.project, model):
             raise RefusedCall(model_not_allowed(model, caller.project))
         upstream = upstream_of(self._upstreams, dialect, model)

@@ -6,7 +6,7 @@ was read from a cache.
 
 from dataclasses import replace
 
-from services.gateway.body import SLACK_TOKENS, Asked, read, with_number, with_usage_asked
+from services.gateway.body import SLACK_TOKENS, Asked, with_number, with_usage_asked
 from services.gateway.refusals import RefusedCall, invalid
 from services.gateway.settings import Upstream
 from services.gateway.usage import Json, Usage, as_list, as_object, as_text, count, name_or_none, parsed
@@ -15,14 +15,12 @@ IMAGE_TOKENS_MAX = 5_000
 ANSWERS_MAX = 128
 
 
-def parse_chat(raw: bytes, upstream: Upstream) -> Asked:
+def parse_chat(raw: bytes, body: Json, upstream: Upstream) -> Asked:
     """Say what the request asks for, with a bound of its output and, when it streams, a wish for its usage.
 
     Raises:
-        RefusedCall: It cannot be read, or has no model.
+        RefusedCall: It asks for more answers than can be had, or for tools at the provider.
     """
-    raw, body = read(raw)
-    model = _model(body)
     field = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
     output_max = count(body.get(field)) or 0
     if output_max < 1:
@@ -40,7 +38,7 @@ def parse_chat(raw: bytes, upstream: Upstream) -> Asked:
     asked = Asked(
         raw=raw,
         body=body,
-        model=model,
+        model=as_text(body.get("model")),
         stream=body.get("stream") is True,
         input_tokens_max=_input_max(raw, upstream),
         output_tokens_max=output_max * answers,
@@ -51,17 +49,12 @@ def parse_chat(raw: bytes, upstream: Upstream) -> Asked:
     return with_usage_asked(asked) if asked.stream else asked
 
 
-def parse_embeddings(raw: bytes, upstream: Upstream) -> Asked:
-    """Say what the request asks for; it has no output.
-
-    Raises:
-        RefusedCall: It cannot be read, or has no model.
-    """
-    raw, body = read(raw)
+def parse_embeddings(raw: bytes, body: Json, upstream: Upstream) -> Asked:
+    """Say what the request asks for; it has no output."""
     return Asked(
         raw=raw,
         body=body,
-        model=_model(body),
+        model=as_text(body.get("model")),
         stream=False,
         input_tokens_max=_input_max(raw, upstream),
         output_tokens_max=0,
@@ -77,13 +70,6 @@ def clamped(asked: Asked, output_tokens_max: int) -> Asked:
         raise RefusedCall(invalid(f"n: {asked.answers} answers cannot be had of {output_tokens_max} tokens"))
     raw, body = with_number(asked.raw, asked.body, asked.output_field, each)
     return replace(asked, raw=raw, body=body, output_tokens_max=each * asked.answers)
-
-
-def _model(body: Json) -> str:
-    model = as_text(body.get("model"))
-    if not model or len(model) > 200:
-        raise RefusedCall(invalid("model: a text of 1 to 200 characters is needed"))
-    return model
 
 
 def _input_max(raw: bytes, upstream: Upstream) -> int:

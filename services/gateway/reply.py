@@ -77,16 +77,19 @@ class Reply:
     @asynccontextmanager
     async def kept_alive(self, after_s: float, every_s: float) -> AsyncGenerator[None]:
         """Begin a stream and say that we live, while the body takes longer than `after_s`."""
-        beats = asyncio.create_task(self._beat(after_s, every_s))
+        beating: list[asyncio.Task[None]] = []
+        loop = asyncio.get_running_loop()
+        begin = loop.call_later(after_s, lambda: beating.append(loop.create_task(self._beat(every_s))))
         try:
             yield
         finally:
-            async with self._speaking:  # a sign of life is said whole
-                beats.cancel()
-            await asyncio.wait([beats])
+            begin.cancel()
+            for beats in beating:
+                async with self._speaking:  # a sign of life is said whole
+                    beats.cancel()
+                await asyncio.wait([beats])
 
-    async def _beat(self, after_s: float, every_s: float) -> None:
-        await asyncio.sleep(after_s)
+    async def _beat(self, every_s: float) -> None:
         try:
             while True:
                 async with self._speaking:

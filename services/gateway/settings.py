@@ -121,6 +121,8 @@ class GatewaySettings(ServiceSettings):
     """A streaming call that is held longer is answered 200 and kept alive; until then it can still be refused by status."""
     gateway_keepalive_every_s: float = Field(default=15.0, gt=0)
     """The pause between two signs of life."""
+    gateway_observe_after_s: float = Field(default=2.0, ge=0, le=60)
+    """When a stream has lasted for so long, the log hears what went in: should the hub die, less has to be guessed."""
     gateway_checkpoint_s: float = Field(default=30.0, gt=0, le=60)
     """How long a call is held for a checkpoint; then it goes on without."""
     gateway_drain_s: float = Field(default=10.0, ge=0, le=60)

@@ -165,7 +165,14 @@ async def a_world(
         for url, protocol in named
     )
     chosen = GatewaySettings.model_validate(
-        {"gateway_port": 0, "gateway_upstreams": upstreams, "gateway_stop_s": 1, "gateway_drain_s": 1, **settings}
+        {
+            "gateway_port": 0,
+            "gateway_upstreams": upstreams,
+            "gateway_stop_s": 1,
+            "gateway_drain_s": 1,
+            "gateway_observe_after_s": 0,
+            **settings,
+        }
     )
     memory = MemoryLedger()
     async with (
