@@ -1,0 +1,257 @@
+"""Many calls of many machines at once on one budget, while the budget is killed with -9, and the log too.
+
+As many as the promise names, in some minutes:
+
+    AUTOVIBE_SOAK_CALLS=10000 AUTOVIBE_SOAK_MACHINES=200 pytest tests/budget/test_many_calls.py --timeout 1800
+"""
+
+import asyncio
+import json
+import os
+import random
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID
+
+import pytest
+
+from cli.stack.nats import EmbeddedNats
+from domain.budget import Account, account
+from domain.budget.calls import Calls
+from domain.budget.calls import evolve as evolve_calls
+from events.call import CallReserved, CallSettled, CallVoided, Tokens
+from events.envelope import Recorded
+from events.ids import HUB
+from events.ledger import Granted, Observe, Reserve, Void
+from events.words import BudgetPeriod, HoldMode, Resource
+from services.kit.bus import BusSettings
+from services.kit.ledger import LedgerRefused, LedgerUnreachable
+from tests.budget.calling import PRICE_LIST, Caller, money
+from tests.budget.conftest import Client
+from tests.budget.world import SHOP
+from tests.harness import eventually
+
+CALLS = int(os.environ.get("AUTOVIBE_SOAK_CALLS", "300"))
+MACHINES = int(os.environ.get("AUTOVIBE_SOAK_MACHINES", "12"))
+KILLS = max(2, CALLS // 1_000)
+SEED = int(os.environ.get("AUTOVIBE_SOAK_SEED", "7"))
+AT_ONCE_OF_A_MACHINE = 3
+TOKENS_MAX = 40_000
+LEASE_S = 4.0
+INSIST_S = 120.0
+PROCESS_S = 60.0
+ROOT = Path(__file__).resolve().parents[2]
+MILLIONTH = Decimal("0.000001")
+T = TypeVar("T")
+
+
+@dataclass
+class Budget:
+    """The service in a process of its own, to be killed."""
+
+    nats_url: str
+    process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "AUTOVIBE_NATS_URL": self.nats_url,
+            "AUTOVIBE_HEALTH_PORT": "0",
+            "AUTOVIBE_LOG_LEVEL": "error",
+            "AUTOVIBE_PRICES_OWN": json.dumps(PRICE_LIST),
+            "AUTOVIBE_PRICES_PACKAGED": "false",
+            "AUTOVIBE_VCPU_HOUR_CAD": "0",
+            "AUTOVIBE_GIB_HOUR_CAD": "0",
+            "AUTOVIBE_SLICE_CAD": "0.05",
+            "AUTOVIBE_MACHINES_MAX": "1000",
+            "AUTOVIBE_CALL_LEASE_S": str(LEASE_S),
+        }
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.budget", cwd=ROOT, env=environment, stdout=asyncio.subprocess.DEVNULL
+        )
+
+    async def kill(self) -> None:
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+
+
+@dataclass
+class Provider:
+    """What a model provider would bill for the calls that reached it."""
+
+    bill: dict[UUID, Decimal] = field(default_factory=dict[UUID, Decimal])
+    told: set[UUID] = field(default_factory=set[UUID])
+    """Calls of which the budget has acknowledged what they used."""
+    voided: set[UUID] = field(default_factory=set[UUID])
+    calls: int = 0
+
+
+async def insist(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask until there is an answer, as the gateway does with what must be said."""
+    async with asyncio.timeout(INSIST_S):
+        while True:
+            try:
+                return await ask()
+            except LedgerUnreachable:
+                await asyncio.sleep(0.1)
+
+
+async def one_call(caller: Caller, provider: Provider, chance: random.Random) -> bool:
+    """Make a call with a random fate; returns whether it was granted."""
+    ask = caller.ask(
+        chance.randint(100, TOKENS_MAX),
+        wait_s=chance.choice((0.0, 0.0, 0.5)),
+        mode=chance.choice((HoldMode.STRICT, HoldMode.CLAMPED)),
+    )
+    provider.calls += 1
+    if chance.random() < 0.03:
+        return await given_up(caller, ask, provider, chance)
+    answer = await insist(lambda: caller.ledger.reserve(ask))
+    if not isinstance(answer, Granted):
+        return False
+    await resolved(caller, ask, answer, provider, chance)
+    return True
+
+
+async def given_up(caller: Caller, ask: Reserve, provider: Provider, chance: random.Random) -> bool:
+    """The client goes while its reservation is under way: nothing is forwarded, and nothing may stay open."""
+    asking = asyncio.ensure_future(insist(lambda: caller.ledger.reserve(ask)))
+    await asyncio.wait({asking}, timeout=chance.random() * 0.02)
+    asking.cancel()
+    await asyncio.wait({asking})
+    provider.voided.add(ask.call_id)
+    await insist(lambda: caller.void(ask.call_id))
+    return True
+
+
+async def resolved(caller: Caller, ask: Reserve, granted: Granted, provider: Provider, chance: random.Random) -> None:
+    call_id = ask.call_id
+    tokens = Tokens(input=chance.randint(0, ask.input_tokens_max), output=chance.randint(0, granted.output_tokens_max))
+    fate = chance.random()
+    if fate < 0.05:
+        provider.voided.add(call_id)
+        void = Void(call_id=call_id, project=SHOP, machine_id=caller.machine_id, epoch=1, reason="529")
+        await insist(lambda: caller.ledger.void(void))
+        return
+    provider.bill[call_id] = tokens.total * MILLIONTH
+    if fate < 0.15:
+        seen = Tokens(input=tokens.input)
+        observed = Observe(call_id=call_id, project=SHOP, machine_id=caller.machine_id, epoch=1, tokens=seen)
+        await insist(lambda: caller.ledger.observe(observed))
+    if fate < 0.08:
+        return  # the gateway dies, and its lease ends
+    usage = caller.usage(call_id, 0).model_copy(update={"tokens": tokens})
+    for _ in range(chance.choice((1, 1, 1, 2))):
+        try:
+            await insist(lambda: caller.ledger.settle(usage))
+        except LedgerRefused:
+            return  # its lease had ended while the budget was away
+    provider.told.add(call_id)
+
+
+def check_every_prefix(log: list[Recorded]) -> None:
+    """Nobody ever has more used and reserved than was allocated, nor a machine more calls open than was set aside."""
+    accounts: dict[tuple[str, str], Account] = {}
+    calls: dict[str, Calls] = {}
+    for recorded in log:
+        where = recorded.envelope.address
+        state = account.evolve(accounts.get((where.project, where.id), Account()), recorded.event)
+        accounts[where.project, where.id] = state
+        for book in state.books.values():
+            assert book.allocated is None or book.used + book.reserved <= book.allocated, (recorded.seq, where, book)
+        own = evolve_calls(calls.get(where.id, Calls()), recorded.event)
+        calls[where.id] = own
+        held = [
+            line.amount
+            for hold in state.holds.values()
+            for line in hold.lines
+            if line.resource is Resource.MONEY and line.period is BudgetPeriod.TOTAL
+        ]
+        open_and_undrawn = own.held.get(Resource.MONEY, Decimal(0)) + own.undrawn.get(Resource.MONEY, Decimal(0))
+        assert open_and_undrawn <= sum(held, Decimal(0)), (recorded.seq, where, open_and_undrawn, held)
+
+
+def check_bill(log: list[Recorded], provider: Provider) -> None:
+    reserved = Counter(each.event.call_id for each in log if isinstance(each.event, CallReserved))
+    settled = {each.event.call_id: each.event for each in log if isinstance(each.event, CallSettled)}
+    ends = Counter(each.event.call_id for each in log if isinstance(each.event, CallSettled | CallVoided))
+    assert set(reserved.values()) <= {1}
+    assert all(ends[call_id] == 1 for call_id in reserved), "each reservation is resolved exactly once"
+    for call_id, cost in provider.bill.items():
+        assert settled[call_id].cost_cad >= cost, "spend is never lost"
+        if call_id in provider.told and not settled[call_id].estimated:
+            assert settled[call_id].cost_cad == cost, "and never counted twice"
+    assert all(
+        settled[call_id].cost_cad == 0 or settled[call_id].estimated for call_id in provider.voided & set(settled)
+    )
+
+
+@pytest.mark.timeout(180)
+async def test_many_calls_at_once_overrun_nothing_whoever_is_killed(
+    client: Client, nats_server: EmbeddedNats, bus_settings: BusSettings
+) -> None:
+    chance, provider, budget = random.Random(SEED), Provider(), Budget(bus_settings.nats_url)
+    async with AsyncExitStack() as exits:
+        await budget.start()
+        exits.push_async_callback(budget.kill)
+        expected = CALLS * TOKENS_MAX * MILLIONTH / 4
+        await client.set_budget(HUB, money("1000"))
+        await client.set_budget(SHOP, money(f"{expected * Decimal('0.8'):.6f}"))
+        await eventually(client.idle, timeout_s=PROCESS_S)
+        share = f"{expected / MACHINES / 2:.6f}"
+        callers = [await Caller.start(client, share if number % 2 else None) for number in range(MACHINES)]
+
+        async def machine(caller: Caller, own: random.Random) -> None:
+            for _ in range(CALLS // (MACHINES * AT_ONCE_OF_A_MACHINE)):
+                await one_call(caller, provider, own)
+
+        async def killer() -> None:
+            for number in range(1, KILLS + 1):
+                await eventually(lambda n=number: provider.calls >= CALLS * n // (KILLS + 1), timeout_s=INSIST_S)
+                if number % 2:
+                    nats_server.kill()
+                    await nats_server.ended()
+                    await nats_server.start()
+                await budget.kill()
+                await budget.start()
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(killer())
+            for caller in callers:
+                for _ in range(AT_ONCE_OF_A_MACHINE):
+                    tasks.create_task(machine(caller, random.Random(chance.random())))
+
+        async def all_resolved() -> bool:
+            opened = {
+                each.event.call_id for each in await client.said(CallReserved) if isinstance(each.event, CallReserved)
+            }
+            ended = [*await client.said(CallSettled), *await client.said(CallVoided)]
+            return opened <= {each.event.call_id for each in ended if isinstance(each.event, CallSettled | CallVoided)}
+
+        async def all_drawn() -> bool:
+            settled = await client.said(CallSettled)
+            spent = sum((each.event.cost_cad for each in settled if isinstance(each.event, CallSettled)), Decimal(0))
+            used = [
+                book.used
+                for (resource, _), book in (await client.account(SHOP)).books.items()
+                if resource is Resource.MONEY
+            ]
+            return used == [spent]
+
+        await eventually(all_resolved, timeout_s=PROCESS_S)
+        await eventually(all_drawn, timeout_s=PROCESS_S)
+        log = await client.all("av.*.budget.>")
+    check_bill(log, provider)
+    check_every_prefix(log)
+    granted = sum(isinstance(each.event, CallReserved) for each in log)
+    assert granted > CALLS // 4
+    assert provider.calls >= CALLS * 9 // 10
