@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -273,5 +273,6 @@ async def _kill(hub: RunningHub, machine: str) -> None:
     agents = [each for each in everything if each.parent == zygote.pid]
     agent = next(each for each in agents if inside[0] in processes.tree(each.pid))
     for process in (agent, *inside):
-        os.kill(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # with the agent dies what it has started
+            os.kill(process.pid, signal.SIGKILL)
     await eventually(lambda: not any(process.is_alive for process in (agent, *inside)), timeout_s=5)

@@ -5,6 +5,7 @@ from typing import Any
 
 import orjson
 import pytest
+from structlog.testing import capture_logs
 
 from events import address as at
 from events import machine as m
@@ -79,7 +80,11 @@ async def test_a_machine_that_is_to_park_is_refused_and_nothing_is_asked_of_the_
         machine = await world.machine()
         address = at.machine(SHOP, machine.machine_id)
         await world.happen(address, m.MachineHeld(epoch=1, hold=Hold.BUDGET, reason="2 CAD are used up"))
-        assert await refused(world, machine) == (400, "false", "billing_error")
+        with capture_logs() as lines:
+            assert await refused(world, machine) == (400, "false", "billing_error")
+        assert [(line["machine_id"], line["kind"]) for line in lines if line["event"] == "call.refused"] == [
+            (str(machine.machine_id), "billing_error")
+        ]
         assert not world.ledger.reserved
         await world.happen(address, m.MachineResumed(hold=Hold.BUDGET))
         assert (await world.said(machine))[0] == 200
