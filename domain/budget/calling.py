@@ -18,7 +18,7 @@ from domain.budget.envelope import OF_CALLS, Envelope, Obstacle, drawing, extens
 from domain.budget.refusing import explained
 from domain.pricing import UnpricedTool, cost_of, held_cad, in_cad, multiplier_of
 from events.budget import UNIT_OF, BudgetDrawn, BudgetEvent, BudgetExceeded, BudgetExtended
-from events.call import CallObserved, CallRefused, CallReserved, CallSettled, CallVoided, Rates, Tokens
+from events.call import CallCorrected, CallObserved, CallRefused, CallReserved, CallSettled, CallVoided, Rates, Tokens
 from events.ids import HUB
 from events.ledger import Call, Granted, NotGranted, Reserve, Settle, Void
 from events.machine import MachineEvent, MachineHeld
@@ -98,9 +98,16 @@ def reserve(ask: Reserve, rates: Rates | None, at: Envelope, terms: Terms) -> Ou
 
 
 def settle(ask: Settle, machine_type: MachineType | None, at: Calls) -> tuple[BudgetEvent, ...] | None:
-    """Resolve a call with what it used; None: nobody knows this call. A resolved one gives nothing."""
+    """Resolve a call with what it used; None: nobody knows this call.
+
+    A resolved one gives nothing, unless it was settled by an estimate, as when its gateway was not heard of for too long,
+    and now there is somebody who knows better.
+    """
     call = at.open.get(ask.call_id)
     if call is None:
+        doubtful = at.doubtful.get(ask.call_id)
+        if doubtful is not None and not ask.estimated:
+            return (_corrected(doubtful.reserved, ask),)
         return () if ask.call_id in at.resolved else None
     reserved = call.reserved
     billing = multiplier_of(ask.service_tier, ask.speed, ask.inference_geo)
@@ -131,6 +138,17 @@ def settle(ask: Settle, machine_type: MachineType | None, at: Calls) -> tuple[Bu
         first_chunk_ms=ask.first_chunk_ms,
     )
     return (settled, *_exceeded(ask.machine_id, call, settled))
+
+
+def _corrected(reserved: CallReserved, ask: Settle) -> CallCorrected:
+    billing = multiplier_of(ask.service_tier, ask.speed, ask.inference_geo)
+    cost = bounded(cost_of(reserved.rates, ask.tokens, ask.server_tools, billing.multiplier))
+    return CallCorrected(
+        call_id=ask.call_id,
+        tokens=ask.tokens,
+        cost_cad=bounded(in_cad(reserved.rates, cost)),
+        reason="its gateway said what was used after the call had been settled by an estimate",
+    )
 
 
 def void(ask: Void, at: Calls) -> tuple[BudgetEvent, ...]:

@@ -18,6 +18,9 @@ from events.words import BudgetPeriod, Resource
 RESOLVED_MAX = 512
 """Resolved calls whose answer is remembered; a client that asks later than that asks of an unknown call."""
 
+DOUBTFUL_MAX = 64
+"""Calls settled by an estimate that may still be corrected."""
+
 Amounts = Mapping[BUDGETED, Decimal]
 
 
@@ -38,6 +41,19 @@ def _resolved() -> Mapping[UUID, Decimal]:
     return {}
 
 
+@dataclass(frozen=True, slots=True)
+class Doubtful:
+    """A call that was settled by an estimate."""
+
+    reserved: CallReserved
+    tokens: int
+    """All that were counted."""
+
+
+def _doubtful() -> Mapping[UUID, Doubtful]:
+    return {}
+
+
 def _amounts() -> Amounts:
     return {}
 
@@ -49,8 +65,13 @@ class Calls:
     open: Mapping[UUID, OpenCall] = field(default_factory=_open)
     resolved: Mapping[UUID, Decimal] = field(default_factory=_resolved)
     """What the newest resolved calls cost in CAD, oldest first; a void one cost 0."""
+    doubtful: Mapping[UUID, Doubtful] = field(default_factory=_doubtful)
+    """The newest of them that were settled by an estimate: who really knows may still say it."""
     undrawn: Amounts = field(default_factory=_amounts)
-    """Used by settled calls and not yet moved from reserved to used on the accounts of the path."""
+    """Used by settled calls and not yet moved from reserved to used on the accounts of the path.
+
+    Below zero after a correction of what was drawn already: then it is there for the next calls.
+    """
     spent: Amounts = field(default_factory=_amounts)
     """Used by all calls, over all incarnations."""
     refused: CallRefused | None = None
@@ -86,6 +107,7 @@ def evolve(calls: Calls, event: Event) -> Calls:  # noqa: PLR0911 - one return p
             used = used_by(event)
             return replace(
                 _resolve(calls, event.call_id, event.cost_cad),
+                doubtful=_doubted(calls, event),
                 undrawn=_sum(calls.undrawn, used),
                 spent=_sum(calls.spent, used),
             )
@@ -111,11 +133,22 @@ def _resolve(calls: Calls, call_id: UUID, cost: Decimal) -> Calls:
     return replace(calls, open=still, resolved=resolved)
 
 
+def _doubted(calls: Calls, event: CallSettled) -> Mapping[UUID, Doubtful]:
+    call = calls.open.get(event.call_id)
+    if not event.estimated or call is None:
+        return calls.doubtful
+    newest = [*calls.doubtful.items(), (event.call_id, Doubtful(call.reserved, event.tokens.total))]
+    return dict(newest[-DOUBTFUL_MAX:])
+
+
 def _corrected(calls: Calls, event: CallCorrected) -> Calls:
     change = {Resource.MONEY: event.cost_cad - calls.resolved[event.call_id]}
+    if (counted := calls.doubtful.get(event.call_id)) is not None:
+        change[Resource.TOKENS] = Decimal(event.tokens.total - counted.tokens)
     return replace(
         calls,
         resolved={**calls.resolved, event.call_id: event.cost_cad},
+        doubtful={other: call for other, call in calls.doubtful.items() if other != event.call_id},
         undrawn=_sum(calls.undrawn, change),
         spent=_sum(calls.spent, change),
     )

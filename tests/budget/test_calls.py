@@ -9,7 +9,7 @@ from domain.budget import Machine, machine
 from domain.budget.machine import Standing
 from events import address, fresh
 from events.budget import BudgetDrawn, BudgetExtended, BudgetTopUpRequested
-from events.call import CallRefused, CallReserved, CallSettled, CallVoided
+from events.call import CallCorrected, CallRefused, CallReserved, CallSettled, CallVoided
 from events.ids import HUB
 from events.ledger import Call, Granted, NotGranted, Renew
 from events.machine import MachineAdmitted, MachineHeld, MachineResumed
@@ -264,6 +264,11 @@ async def test_a_call_whose_gateway_is_lost_is_settled_with_the_most_it_can_have
         Renew(calls=(Call(call_id=granted.call_id, project=SHOP, machine_id=caller.machine_id, epoch=1),))
     )
     assert lost.lost == (granted.call_id,)
+    late = await caller.settle(granted.call_id, 1_000)
+    assert late.cost_cad == late.spent_cad == Decimal("0.001"), "its gateway lived, and knows better"
+    corrected = await client.of(CallCorrected, address.budget(SHOP, caller.machine_id))
+    assert [(event.call_id, event.cost_cad) for event in corrected] == [(granted.call_id, Decimal("0.001"))]
+    assert await caller.settle(granted.call_id, 1_000) == late
 
 
 async def test_a_budget_that_is_killed_between_reserve_and_settle_forgets_nothing(

@@ -19,7 +19,7 @@ from domain.budget.envelope import Envelope
 from domain.periods import TOTAL_START
 from events.base import Event
 from events.budget import BudgetAllocated, BudgetEvent, BudgetReserved
-from events.call import CallReserved, CallSettled, CallVoided, Price, Rates, Tokens
+from events.call import CallCorrected, CallReserved, CallSettled, CallVoided, Price, Rates, Tokens
 from events.ids import HUB, derived
 from events.ledger import Call, Granted, NotGranted, Reserve, Void
 from events.ledger import Settle as SettleAsk
@@ -210,6 +210,7 @@ class Ledger(RuleBasedStateMachine):
     """Machines on one project and hub, and anything that can happen to their calls; a crash forgets all but the events."""
 
     calls = Bundle("calls")
+    lost = Bundle("lost")
 
     @initialize(
         hub=st.integers(2, 8), shop=st.integers(2, 8), budgets=st.lists(st.integers(1, 20), min_size=1, max_size=3)
@@ -264,8 +265,8 @@ class Ledger(RuleBasedStateMachine):
         for _ in range(2):
             self.world.events[str(machine_id)] += void(ask, self.world.calls(machine_id))
 
-    @rule(call=consumes(calls))
-    def lose_the_gateway(self, call: tuple[UUID, UUID]) -> None:
+    @rule(target=lost, call=consumes(calls))
+    def lose_the_gateway(self, call: tuple[UUID, UUID]) -> tuple[UUID, UUID]:
         machine_id, call_id = call
         of = Call(call_id=call_id, project=SHOP, machine_id=machine_id, epoch=1)
         calls = self.world.calls(machine_id)
@@ -274,6 +275,20 @@ class Ledger(RuleBasedStateMachine):
         assert isinstance(said[0], CallSettled)
         assert len(said) == 1, "the most it can have used is what was held"
         self.world.events[str(machine_id)] += said
+        return call
+
+    @rule(call=consumes(lost), share=st.sampled_from([0, 50, 100]), twice=st.booleans())
+    def hear_of_the_gateway_again(self, call: tuple[UUID, UUID], share: int, *, twice: bool) -> None:
+        machine_id, call_id = call
+        doubtful = self.world.calls(machine_id).doubtful[call_id].reserved.bound
+        tokens = Tokens(input=doubtful.input * share // 100, output=doubtful.output * share // 100)
+        asked = usage(machine_id, call_id, 0).model_copy(update={"tokens": tokens})
+        for number in range(1 + twice):
+            said = settle(asked, None, self.world.calls(machine_id))
+            assert said is not None
+            assert [type(event) for event in said] == [CallCorrected] * (not number)
+            self.world.events[str(machine_id)] += said
+        assert self.world.calls(machine_id).resolved[call_id] == Decimal(tokens.total) / MILLION
 
     @rule(number=st.integers(0, 2))
     def draw(self, number: int) -> None:
@@ -329,7 +344,12 @@ class Ledger(RuleBasedStateMachine):
         for node in (HUB, SHOP, *map(str, self.ids)):
             assert all(book.reserved == 0 for book in self.world.account(node).all_books()), node
         spent = sum((self.world.calls(each).spent.get(Resource.MONEY, Decimal(0)) for each in self.ids), Decimal(0))
-        assert self.world.account(HUB).books[Resource.MONEY, BudgetPeriod.TOTAL].used == spent
+        used = self.world.account(HUB).books[Resource.MONEY, BudgetPeriod.TOTAL].used
+        said = [event for each in self.ids for event in self.world.events[str(each)]]
+        settled = sum((event.cost_cad for event in said if isinstance(event, CallSettled)), Decimal(0))
+        assert spent <= used <= settled, (
+            "an estimate that was drawn is not taken back above, what is corrected later is less"
+        )
 
 
 TestLedger = Ledger.TestCase
