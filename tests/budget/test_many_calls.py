@@ -184,6 +184,8 @@ def calls_of(log: list[Recorded]) -> dict[str, Calls]:
     machines: dict[str, Calls] = {}
     for recorded in log:
         who = recorded.envelope.address.id
+        if who in {HUB, SHOP}:
+            continue
         machines[who] = evolve_calls(machines.get(who, Calls()), recorded.event)
     return machines
 
