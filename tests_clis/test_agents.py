@@ -14,6 +14,7 @@ from events.words import CheckpointType, CreationContext, MachineType
 from services.spawner.tools import Tools
 from snapshots.directory import DirectoryChunkStore
 from snapshots.restore import restore
+from tests.agent.hostile import elsewhere, pointing_to
 from tests.agent.machines import report
 from tests.agent.provider import Block, call, text
 from tests.agent.stack import Stack
@@ -191,3 +192,14 @@ def _use_id(gateway: Upstream) -> str:
     """The id of the tool use whose result the last request brings; agents choose their own forms of it."""
     found = str(gateway.sent[-1]["messages"])
     return "t1" if "t1" in found else ""
+
+
+@pytest.mark.parametrize("agent", [CLAUDE, WITH_TOOLS[1], AIDER[0]], ids=str)
+async def test_files_in_the_workspace_that_point_elsewhere_send_nothing_there(
+    stack: Stack, tools: Tools, agent: Agent
+) -> None:
+    async with elsewhere() as other, upstream(*agent.turns) as gateway:
+        spec = await spec_of(stack, tools, agent, gateway)
+        end = await run(stack, spec.model_copy(update={"files": pointing_to(other.url)}))
+        assert other.connections == 0
+        assert end.outcome == "succeeded" or not gateway.sent, (end, await stack.hub.text(spec.machine_id))
