@@ -171,3 +171,65 @@ async def test_a_clock_that_is_set_back_and_forth_amid_a_call_changes_neither_it
             assert settle.ended_at >= settle.began_at
             assert (settle.first_chunk_ms or 0) < 60_000
         assert world.settled() == [(20, False)] * 2
+
+
+async def test_a_whole_answer_that_is_too_long_is_refused_and_may_have_cost_all_that_was_set_aside(bus: Bus) -> None:
+    endless = saying(200, {"content": [{"type": "text", "text": "x" * 5_000}], "usage": {"input_tokens": 1}})
+    async with provider(endless) as model, a_world(bus, model.url, gateway_answer_bytes_max=1_024) as world:
+        machine = await world.machine()
+        async with world.asked(machine, ASK) as response:
+            assert response.status == 502
+            assert "more than 1024 bytes" in (await response.json())["error"]["message"]
+        assert await all_set_aside(world)
+
+
+async def test_a_whole_answer_that_is_rubbish_is_passed_on_and_counted_by_its_size(bus: Bus) -> None:
+    async with provider(saying(200, b"<html>no</html>")) as model, a_world(bus, model.url) as world:
+        machine = await world.machine()
+        assert await world.said(machine, ASK) == (200, b"<html>no</html>")
+        await world.resolved()
+        (settle,), (ask,) = world.ledger.settled.values(), world.ledger.reserved.values()
+        assert (settle.tokens.input, settle.tokens.output) == (ask.input_tokens_max, len("<html>no</html>"))
+        assert settle.estimated
+
+
+async def test_an_answer_that_never_ends_is_cut_after_its_time_and_settled_by_what_came(bus: Bus) -> None:
+    never = streaming(*anthropic_events("Hello")[:3], gate=asyncio.Event(), gate_after=3)
+    async with provider(never) as model, a_world(bus, model.url, gateway_call_s_max=1) as world:
+        machine = await world.machine()
+        status, body = await world.said(machine)
+        assert status == 200
+        assert b"event: error\n" in body
+        await world.resolved()
+        assert world.settled() == [(5, True)]
+
+
+async def test_a_client_that_goes_while_it_waits_for_a_turn_takes_no_turn_and_leaves_nothing(bus: Bus) -> None:
+    gate = asyncio.Event()
+    slow = streaming(*anthropic_events(), gate=gate, gate_after=1)
+    async with provider(slow) as model, a_world(bus, model.url, gateway_machine_concurrent_max=1) as world:
+        machine = await world.machine()
+        first = asyncio.create_task(world.said(machine))
+        await eventually(lambda: len(model.heard) == 1)
+        queued = asyncio.create_task(world.said(machine))
+        await eventually(lambda: world.gateway.in_flight.open_of(machine.machine_id) == 2)
+        queued.cancel()
+        await eventually(lambda: world.gateway.in_flight.open_of(machine.machine_id) == 1)
+        last = asyncio.create_task(world.said(machine))
+        gate.set()
+        assert [status for status, _ in (await first, await last)] == [200, 200]
+        await world.resolved(2)
+        assert len(model.heard) == len(world.ledger.reserved) == 2
+
+
+async def test_an_openai_stream_that_is_cut_may_have_cost_all_that_was_set_aside(bus: Bus) -> None:
+    """It says what it used at its end only, and may think without a word of it."""
+    body: dict[str, object] = {"model": "local", "max_tokens": 700, "stream": True, "messages": []}
+    async with (
+        provider() as other,
+        provider(hanging_up(event({"choices": [{"index": 0, "delta": {"content": "Hi"}}]}))) as model,
+        a_world(bus, other.url, model.url) as world,
+    ):
+        machine = await world.machine()
+        assert (await world.said(machine, body, "/v1/chat/completions"))[0] == 200
+        assert await all_set_aside(world)
