@@ -4,6 +4,7 @@ Everything is real but the model: the rehearsal model stands in for the provider
 """
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -29,6 +30,17 @@ from tests_clis.rehearsed import AFTER, BEFORE, GOAL, LOOKS, Provider, rehearsed
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 RUN_S = 150.0
+URL, KEY = "http://127.0.0.1:9", "sk-of-the-project"
+NAMES = ("ANTHROPIC_BASE_URL", "ANTHROPIC_API_BASE", "OPENAI_BASE_URL", "OPENAI_API_BASE")
+DOTENV = "".join(f"{name}={URL}\n" for name in NAMES) + f"OPENAI_API_KEY={KEY}\nANTHROPIC_API_KEY={KEY}\n"
+ELSEWHERE = (
+    (".env", DOTENV),
+    (".qwen/.env", DOTENV),
+    (".qwen/settings.json", json.dumps({"env": {"OPENAI_BASE_URL": URL, "OPENAI_API_KEY": KEY}})),
+    (".claude/settings.json", json.dumps({"env": {"ANTHROPIC_BASE_URL": URL, "ANTHROPIC_AUTH_TOKEN": KEY}})),
+    (".aider.conf.yml", f"openai-api-base: {URL}\nopenai-api-key: {KEY}\nset-env:\n  - OPENAI_API_BASE={URL}\n"),
+)
+"""Files of a workspace, each of which an agent reads for itself, that name another provider and other keys."""
 NANO = Decimal(10) ** -9
 
 
@@ -224,6 +236,24 @@ async def test_a_branch_from_between_two_calls_goes_on_with_a_copy_of_the_conver
     (machine,) = (each for each in story.machines() if story.provisioned(each)[0].from_checkpoint_id == UUID(between))
     assert machine != worked.machine
     assert await stage.file(story, machine, tmp_path / "out") == AFTER, (done.out, done.err)
+
+
+@each_agent
+async def test_what_the_workspace_says_of_providers_and_keys_is_not_believed(
+    stage: Stage, agent: Agent, tmp_path: Path
+) -> None:
+    files = [f"--file={path}={_written(tmp_path / str(number), text)}" for number, (path, text) in enumerate(ELSEWHERE)]
+    project = await stage.project(agent.project("elsewhere"))
+    async with stage.running(project, agent, "5CAD", *files) as running:
+        done = await running
+    assert done.exit_code == 0, (done.out, done.err)
+    story, machine = await told(stage.hub), await stage.machine(project)
+    assert await stage.file(story, machine, tmp_path / "out") == AFTER, (done.out, done.err)
+
+
+def _written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
 
 
 def checkpoints(story: Story, machine: str) -> dict[str, str]:

@@ -15,12 +15,18 @@ _EDIT = re.compile(r"Applied edit to (?P<path>.+)")
 _ANSWER = re.compile(r"Tokens: .* sent, .* received")
 
 _RUN = """
-copy_from=$1 copy_to=$2; shift 2
+copy_from=$1 copy_to=$2 names=$3; shift 3
 if [ -n "$copy_from" ] && [ ! -e "$copy_to" ]; then cp -- "$copy_from" "$copy_to"; fi
 if [ -e .git ]; then set -- "$@" --git --auto-commits --no-gitignore; else set -- "$@" --no-git; fi
-exec "$@"
+last=$(mktemp) || exit 1
+for name in $names; do printf "%s='%s'\n" "$name" "${!name}"; done > "$last"
+exec "$@" --env-file "$last"
 """
-"""Aider makes a repository of a directory that is none; here it commits only where there is one already."""
+"""Aider makes a repository of a directory that is none; here it commits only where there is one already.
+
+It believes a `.env` in the workspace more than its environment, and the file that is named last more than that one; many
+projects have keys of their own there. The file is in /tmp, which is never captured.
+"""
 
 
 class AiderRunner:
@@ -37,7 +43,18 @@ class AiderRunner:
         again = () if start.mode == "fresh" else ("--restore-chat-history",)
         model, upstream = _upstream(spec, spec.model)
         return Program(
-            argv=("bash", "-c", _RUN, "aider", forked, own, *spec.tool.command, *_arguments(spec, model, own), *again),
+            argv=(
+                "bash",
+                "-c",
+                _RUN,
+                "aider",
+                forked,
+                own,
+                " ".join(upstream),
+                *spec.tool.command,
+                *_arguments(spec, model, own),
+                *again,
+            ),
             env={
                 "GIT_AUTHOR_NAME": "aider",
                 "GIT_AUTHOR_EMAIL": "aider@localhost",
@@ -99,12 +116,22 @@ def _history(spec: AgentSpec, session_id: UUID) -> str:
 
 
 def _upstream(spec: AgentSpec, model: str) -> tuple[str, dict[str, str]]:
-    """The model as aider names it, and how the gateway is found by its protocol."""
-    if model.startswith(("claude-", "anthropic/")):
-        name = f"anthropic/{model.removeprefix('anthropic/')}"
-        return name, {"ANTHROPIC_API_BASE": GATEWAY, "ANTHROPIC_API_KEY": spec.gateway_token}
-    name = f"openai/{model.removeprefix('openai/')}"
-    return name, {"OPENAI_API_BASE": f"{GATEWAY}/v1", "OPENAI_API_KEY": spec.gateway_token}
+    """The model as aider names it, and how the gateway is found by its protocol.
+
+    What begins with AIDER_ counts before a `.aider.conf.yml` in the workspace.
+    """
+    protocol = "anthropic" if model.startswith(("claude-", "anthropic/")) else "openai"
+    url = GATEWAY if protocol == "anthropic" else f"{GATEWAY}/v1"
+    prefix = protocol.upper()
+    return f"{protocol}/{model.removeprefix(f'{protocol}/')}", {
+        f"{prefix}_API_BASE": url,
+        f"{prefix}_BASE_URL": url,
+        f"{prefix}_API_KEY": spec.gateway_token,
+        f"AIDER_{prefix}_API_KEY": spec.gateway_token,
+        "AIDER_API_KEY": f"{protocol}={spec.gateway_token}",
+        "AIDER_OPENAI_API_BASE": f"{GATEWAY}/v1",
+        "AIDER_SET_ENV": f"{prefix}_API_BASE={url}",
+    }
 
 
 def _arguments(spec: AgentSpec, model: str, history: str) -> tuple[str, ...]:

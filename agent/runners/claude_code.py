@@ -9,11 +9,21 @@ from events.agent import AgentSpec
 
 OUTPUT_TOKENS_MAX = 16_384
 """Of one answer. Each call is paid for in advance as if it were so long, so this decides how much has to be left."""
-SETTINGS = ".autovibe/claude-code.json"
+SETTINGS = "AUTOVIBE_CLAUDE_CODE_SETTINGS"
 RULES = (
     "You work alone and unattended in a sandbox; the workspace is the current directory. There is no network but the "
     "model's. Nobody answers questions: decide, do the work, and say at the end what you did."
 )
+
+_RUN = f"""
+settings=$(mktemp) || exit 1
+printf %s "${SETTINGS}" > "$settings"
+unset {SETTINGS}
+exec "$@" --settings "$settings"
+"""
+"""A `.claude/settings.json` in the workspace has an environment too, which counts more than ours and less than that of
+settings that are named. They hold the token, so they are in /tmp, which is never captured.
+"""
 
 
 class ClaudeCodeRunner:
@@ -26,7 +36,7 @@ class ClaudeCodeRunner:
         if spec.tool is None or spec.model is None:
             raise CannotRun("a machine of type claude_code needs the program and a model")
         return Program(
-            argv=(*spec.tool.command, *_arguments(spec, spec.model, start)),
+            argv=("bash", "-c", _RUN, "claude", *spec.tool.command, *_arguments(spec.model, start)),
             env={
                 "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(OUTPUT_TOKENS_MAX),
                 "CLAUDE_CODE_MAX_RETRIES": "10",
@@ -38,9 +48,9 @@ class ClaudeCodeRunner:
                 "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
                 "DISABLE_AUTOUPDATER": "1",
                 "IS_SANDBOX": "1",
+                SETTINGS: json.dumps(_settings(spec)),
             },
             stdin=start.prompt(spec.goal),
-            files={SETTINGS: json.dumps(_SETTINGS)},
         )
 
     def transcripts(self, spec: AgentSpec, session_id: UUID) -> tuple[str, ...]:
@@ -51,15 +61,15 @@ class ClaudeCodeRunner:
         return StreamJsonReader("Claude Code")
 
 
-_SETTINGS = {
-    # A conversation older than 30 days is deleted otherwise; a parked machine may wait longer.
-    "cleanupPeriodDays": 3_650,
-    # Before a file in the workspace that points elsewhere: there is nowhere else, but it would end the run.
-    "env": {"ANTHROPIC_BASE_URL": GATEWAY},
-}
+def _settings(spec: AgentSpec) -> dict[str, object]:
+    return {
+        # A conversation older than 30 days is deleted otherwise; a parked machine may wait longer.
+        "cleanupPeriodDays": 3_650,
+        "env": {"ANTHROPIC_BASE_URL": GATEWAY, "ANTHROPIC_AUTH_TOKEN": spec.gateway_token},
+    }
 
 
-def _arguments(spec: AgentSpec, model: str, start: Start) -> tuple[str, ...]:
+def _arguments(model: str, start: Start) -> tuple[str, ...]:
     return (
         "-p",
         "--output-format",
@@ -68,8 +78,6 @@ def _arguments(spec: AgentSpec, model: str, start: Start) -> tuple[str, ...]:
         "--dangerously-skip-permissions",
         "--model",
         model,
-        "--settings",
-        f"{spec.runner_home}/{SETTINGS}",
         "--append-system-prompt",
         RULES,
         *_conversation(start),

@@ -1,7 +1,10 @@
 """What agents print, read into what people read and how it ended. Lines are from runs of the real programs, shortened."""
 
 import json
+import os
+import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -138,6 +141,22 @@ def test_an_agent_reaches_the_gateway_alone_and_its_token_is_in_no_argument_and_
     assert TOKEN in program.env.values()
     assert TOKEN not in " ".join((*program.argv, *program.files.values(), program.stdin))
     assert "add a test" in program.stdin or "add a test" in "".join(program.files.values())
+
+
+@pytest.mark.parametrize("machine_type", [MachineType.CLAUDE_CODE, MachineType.AIDER])
+def test_what_counts_before_a_workspaces_own_settings_is_in_a_file_outside_of_what_is_captured(
+    machine_type: MachineType, tmp_path: Path
+) -> None:
+    shows_last = AgentTool(command=("bash", "-c", 'cat "${@: -1}"', "shows"))
+    asked = spec(machine_type, model="claude-sonnet-5-5").model_copy(update={"tool": shows_last})
+    program = RUNNERS[machine_type].program(asked, Start(OWN))
+    env = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path), **program.env}
+    told = subprocess.run(program.argv, env=env, capture_output=True, text=True, check=True, timeout=30).stdout
+    assert TOKEN in told
+    assert "http://127.0.0.1:8080" in told
+    assert "elsewhere" not in told
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("machine_type", AGENTS)
