@@ -31,7 +31,7 @@ from agent.runners.port import GATEWAY_PORT, CannotRun, Ending, Program, Reader,
 from agent.runners.shell import PlainReader, SetupReader
 from agent.verdict import Reason, Verdict
 from agent.watch import Watch
-from agent.wayout import Gate, NoWayOut, listen_beside, way_out
+from agent.wayout import Gate, NoWayOut, Relay, listen_beside, way_out
 from agent.workspace import NoStore, Restored, Workspace
 from events import address
 from events.agent import AgentFinished, AgentRegistered, AgentSpec, WorkspaceRestored
@@ -58,6 +58,7 @@ class Supervisor:
         self._reader: Reader = PlainReader()
         """Of the program that runs, or ran last."""
         self._was_stopped = False
+        self._relay: Relay | None = None
         """Whether that program was still running when there was a reason to end it."""
 
     async def run(self) -> int:
@@ -158,7 +159,9 @@ class Supervisor:
             self._captures.freezer = Freezer(self._cgroups)
             try:
                 if gate is not None and (pid := await gate.arrived()) is not None:
-                    await stack.enter_async_context(way_out(listen_beside(pid, GATEWAY_PORT), gateway_url))
+                    self._relay = await stack.enter_async_context(
+                        way_out(listen_beside(pid, GATEWAY_PORT), gateway_url)
+                    )
                     gate.open()
                 return await self._run_down(process, deadline_s), pumps
             finally:
@@ -208,7 +211,13 @@ class Supervisor:
         sealing = seal and not self._connection.refused.is_set()
         checkpoint_id = await self._captures.at_end(parks=parks) if sealing else None
         outcome = reason.outcome if reason else ending.outcome
-        return AgentFinished(outcome=outcome, exit_code=code, reason=words[:4096], checkpoint_id=checkpoint_id)
+        return AgentFinished(
+            outcome=outcome,
+            exit_code=code,
+            reason=words[:4096],
+            checkpoint_id=checkpoint_id,
+            network_bytes=self._relay.carried_bytes if self._relay else 0,
+        )
 
     async def _drain(self, pumps: list[asyncio.Task[None]]) -> None:
         if pumps:

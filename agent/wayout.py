@@ -99,6 +99,11 @@ class Relay:
         """Out of the sandbox."""
         self.received_bytes = 0
 
+    @property
+    def carried_bytes(self) -> int:
+        """What went out of the sandbox and came in, both together."""
+        return self.sent_bytes + self.received_bytes
+
     async def run(self) -> None:
         """Accept for as long as this is not cancelled; whatever is open then is closed."""
         loop = asyncio.get_running_loop()

@@ -67,6 +67,7 @@ class Finished:
     exit_code: int | None = None
     reason: str = ""
     checkpoint_id: UUID | None = None
+    network_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,7 @@ class Ending:
     exit_code: int | None = None
     checkpoint_id: UUID | None = None
     """The final checkpoint to wait for."""
+    network_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,11 +365,11 @@ def _ending(
     event: m.MachineDrainingStarted | m.MachineEndingStarted | m.MachineSealingStarted | m.MachineEnded,
 ) -> Ending:
     known = machine.ending or Ending(event.outcome)
-    exit_code = known.exit_code
-    checkpoint_id = known.checkpoint_id
+    exit_code, checkpoint_id = known.exit_code, known.checkpoint_id
     if isinstance(event, m.MachineSealingStarted | m.MachineEnded):
         exit_code, checkpoint_id = event.exit_code, event.checkpoint_id
-    return Ending(event.outcome, event.reason, exit_code, checkpoint_id)
+    network_bytes = event.network_bytes if isinstance(event, m.MachineSealingStarted) else known.network_bytes
+    return Ending(event.outcome, event.reason, exit_code, checkpoint_id, network_bytes)
 
 
 def attempt_of_next_recovery(machine: Machine, at: datetime) -> int:

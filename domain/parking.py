@@ -36,13 +36,13 @@ def seal(machine: Machine, finished: c.Finished) -> m.MachineSealingStarted:
     if parks_instead(outcome, machine):
         held = reason_to_park(machine)
         reason = (held.reason if held else "") or finished.reason
-        return _sealing(machine, None, finished.exit_code, reason, finished.checkpoint_id)
+        return _sealing(machine, None, reason, finished)
     if outcome is None:
         cancelled = machine.stop is not None
         outcome = Outcome.CANCELLED if cancelled else Outcome.FAILED
         why = machine.stop or ("stop requested" if cancelled else "its agent parked and nothing holds it")
-        return _sealing(machine, outcome, finished.exit_code, why, finished.checkpoint_id)
-    return _sealing(machine, outcome, finished.exit_code, finished.reason, finished.checkpoint_id)
+        return _sealing(machine, outcome, why, finished)
+    return _sealing(machine, outcome, finished.reason, finished)
 
 
 def lost(machine: Machine, reason: str) -> list[m.MachineEvent]:
@@ -51,7 +51,7 @@ def lost(machine: Machine, reason: str) -> list[m.MachineEvent]:
     if held is None or machine.stop is not None:
         return []
     text = f"{held.reason or held.hold}; its incarnation was gone before it had parked: {reason}"
-    return [_sealing(machine, None, None, text, None)]
+    return [_sealing(machine, None, text)]
 
 
 def stop(machine: Machine, reason: str) -> list[m.MachineEvent]:
@@ -61,7 +61,10 @@ def stop(machine: Machine, reason: str) -> list[m.MachineEvent]:
         return []
     if machine.phase is Phase.DRAINING:
         return [m.MachineDrainingStarted(epoch=machine.epoch, outcome=Outcome.CANCELLED, reason=reason)]
-    return [_sealing(machine, Outcome.CANCELLED, ending.exit_code, reason, ending.checkpoint_id)]
+    sealed = c.Finished(
+        machine.epoch, None, ending.exit_code, checkpoint_id=ending.checkpoint_id, network_bytes=ending.network_bytes
+    )
+    return [_sealing(machine, Outcome.CANCELLED, reason, sealed)]
 
 
 def park(machine: Machine, usage: tuple[m.UsageRecorded, ...], last_good: UUID | None) -> list[m.MachineEvent]:
@@ -84,12 +87,13 @@ def release(machine: Machine, now: datetime) -> list[m.MachineEvent]:
 
 
 def _sealing(
-    machine: Machine, outcome: Outcome | None, exit_code: int | None, reason: str, checkpoint_id: UUID | None
+    machine: Machine, outcome: Outcome | None, reason: str, finished: c.Finished | None = None
 ) -> m.MachineSealingStarted:
     return m.MachineSealingStarted(
         epoch=machine.epoch,
         outcome=outcome,
-        exit_code=exit_code,
+        exit_code=finished.exit_code if finished else None,
         reason=reason[:REASON_CHARS_MAX],
-        checkpoint_id=checkpoint_id,
+        checkpoint_id=finished.checkpoint_id if finished else None,
+        network_bytes=finished.network_bytes if finished else 0,
     )

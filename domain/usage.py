@@ -5,8 +5,11 @@ from decimal import Decimal
 
 from domain.machine_state import VM_RUNTIME, Machine
 from domain.tariff import Tariff, price
+from events.budget import BUDGETED
 from events.machine import Limits, UsageRecorded
 from events.words import Phase, Resource, Unit
+
+BYTES_A_GB = 1_000_000_000
 
 
 def usage_of(machine: Machine, until: datetime, tariff: Tariff) -> tuple[UsageRecorded, ...]:
@@ -31,6 +34,7 @@ def usage_of(machine: Machine, until: datetime, tariff: Tariff) -> tuple[UsageRe
         (Resource.CPU, Unit.CPU_HOURS, bill.cpu_hours, bill.cpu_cad),
         (Resource.MEMORY, Unit.GB_HOURS, bill.gb_hours, bill.memory_cad),
         (Resource.STORAGE, Unit.GB_HOURS, bill.storage_gb_hours, bill.storage_cad),
+        *_network(machine),
     )
     return tuple(
         UsageRecorded(
@@ -45,6 +49,12 @@ def usage_of(machine: Machine, until: datetime, tariff: Tariff) -> tuple[UsageRe
         )
         for resource, unit, amount, cost in lines
     )
+
+
+def _network(machine: Machine) -> tuple[tuple[BUDGETED, Unit, Decimal, Decimal], ...]:
+    """What an incarnation carried that has told how it ended; it costs nothing: it leads to the hub's own gateway only."""
+    carried = machine.ending.network_bytes if machine.ending else 0
+    return ((Resource.NETWORK, Unit.GB, Decimal(carried) / BYTES_A_GB, Decimal(0)),) if carried else ()
 
 
 def is_usage_due(machine: Machine, now: datetime, every_s: float) -> bool:

@@ -139,6 +139,8 @@ class AgentFinished(Value):
     exit_code: Annotated[int, Field(ge=-255, le=255)] | None = None
     reason: Text = ""
     checkpoint_id: Id | None = None
+    network_bytes: Count = 0
+    """What went out of the sandbox and came in, both together."""
 
 
 class Capture(Value):

@@ -283,6 +283,8 @@ class MachineSealingStarted(MachineEvent):
     reason: Text = ""
     checkpoint_id: Id | None = None
     """The final or parking checkpoint to wait for; None when none could be captured."""
+    network_bytes: Count = 0
+    """What the incarnation sent and received."""
 
 
 class MachineParked(MachineEvent):

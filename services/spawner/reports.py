@@ -77,7 +77,9 @@ def command_of(report: Report) -> c.Command | None:
             return c.Progressed(report.epoch, message, percent, now())
         case AgentFinished() as done:
             outcome = None if done.outcome == "parked" else Outcome(done.outcome)
-            return c.Finished(report.epoch, outcome, done.exit_code, done.reason, done.checkpoint_id)
+            return c.Finished(
+                report.epoch, outcome, done.exit_code, done.reason, done.checkpoint_id, done.network_bytes
+            )
         case AgentRegistered():
             return c.BeatSeen(report.epoch)
         case _:

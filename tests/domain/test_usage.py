@@ -13,6 +13,7 @@ from domain.machine_state import Machine, evolve
 from domain.tariff import Tariff, worst_case
 from domain.usage import is_usage_due, usage_of
 from events import machine as m
+from events.words import Outcome, Resource, Unit
 from tests.domain.machine_cases import T0, booted, given, provisioned, requested, working
 
 MINUTE = timedelta(minutes=1)
@@ -83,3 +84,13 @@ def test_a_span_that_was_recorded_meanwhile_is_not_recorded_again() -> None:
         machine = evolve(machine, line, T0 + MINUTE)
     assert decide(c.Meter(1, stale), machine) == []
     assert decide(c.Meter(2, usage_of(machine, T0 + 2 * MINUTE, TARIFF)), machine) == [], "another epoch"
+
+
+def test_what_an_incarnation_carried_is_recorded_once_it_has_told_and_is_free() -> None:
+    machine = given(*working(1))
+    finished = c.Finished(1, Outcome.SUCCEEDED, 0, network_bytes=1_234_567_890)
+    for event in decide(finished, machine):
+        machine = evolve(machine, event, T0)
+    (carried,) = [line for line in usage_of(machine, T0 + MINUTE, TARIFF) if line.resource_type is Resource.NETWORK]
+    assert (carried.amount, carried.unit, carried.cost_cad) == (Decimal("1.23456789"), Unit.GB, 0)
+    assert not [line for line in usage_of(given(*working(1)), T0 + MINUTE, TARIFF) if line.unit is Unit.GB]
