@@ -8,11 +8,11 @@ from domain.budget.admission import lines
 from domain.budget.allocation import folded, is_over, opened
 from domain.budget.calls import Amounts
 from domain.budget.decision import NOTHING, Decision, Readmit, Situation, reservation_of
-from domain.budget.machine import Machine, Standing, asks
+from domain.budget.machine import Machine, Standing, asks, asks_of_host
 from domain.tariff import Tariff, worst_case
 from events.budget import BUDGETED, BudgetReserved
 from events.ids import HUB
-from events.machine import MachineAdmitted, MachineEvent, MachineResumed
+from events.machine import MachineAdmitted, MachineEvent, MachineRequested, MachineResumed
 from events.words import BudgetPeriod, Hold, Resource
 
 LIFTED = frozenset({Hold.BUDGET, Hold.CAPACITY})
@@ -30,7 +30,10 @@ def readmit(command: Readmit, at: Situation) -> Decision:
     said = {node: opened(at.account(node), at.owner(node), node, command.now) for node in at.path}
     accounts = {node: folded(at.account(node), said[node]) for node in at.path}
     wanted = _wanted(at, accounts[at.node], command.tariff)
-    if wanted is None or len(accounts[HUB].holds) >= command.machines_max or not _fit(accounts, wanted, command):
+    if wanted is None or len(accounts[HUB].holds) >= command.machines_max:
+        return NOTHING
+    wanted = {**wanted, **_of_host(request, machine, accounts, command.tariff)}
+    if not _fit(accounts, wanted, command):
         return NOTHING
     renewed = reservation_of(at.machine_id, machine.admissions)
     reserved = {
@@ -77,6 +80,18 @@ def _wanted(at: Situation, own: Account, tariff: Tariff) -> Amounts | None:
         )
         wanted[resource] = amount if capped is None or cap is None else cap
     return wanted
+
+
+def _of_host(request: MachineRequested, machine: Machine, accounts: Mapping[str, Account], tariff: Tariff) -> Amounts:
+    """Return what it may still take of its host, of the resources that somebody has capped."""
+    used = _used(machine)
+    books = [book for account in accounts.values() for book in account.books.values() if book.allocated is not None]
+    capped = {book.resource for book in books}
+    return {
+        resource: max(ZERO, amount - used.get(resource, ZERO))
+        for resource, amount in asks_of_host(request, tariff).items()
+        if resource in capped
+    }
 
 
 def _own_left(own: Account, resource: BUDGETED) -> Decimal | None:
