@@ -21,7 +21,7 @@ def of_cpu(hours: str) -> World:
 def test_a_capped_core_is_waited_for_as_money_is() -> None:
     asked = request("1")
     hours = worst_case(asked.limits, FREE).cpu_hours
-    world = of_cpu(str(hours * Decimal("1.5")))
+    world = of_cpu(str(hours))
     assert isinstance(world.ask(ONE, asked), MachineAdmitted)
     world.happen(address.machine(SHOP, ONE), MachineParked(epoch=1, hold=Hold.BUDGET))
     world.do(Settle(world.now), ONE)
