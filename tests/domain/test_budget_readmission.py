@@ -1,6 +1,5 @@
 """A parked machine is let in again only where there is room for all that its first admission asked."""
 
-
 from domain.budget import Readmit, Settle
 from domain.tariff import worst_case
 from events import address
