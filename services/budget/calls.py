@@ -267,7 +267,7 @@ class CallDesk:
         return folded(draft.path.own.calls, tuple(draft.accounts.get(box.where.id, ())))
 
     async def _decided_and_appended(self, box: _Mailbox, asked: list[Asked]) -> _Draft:
-        fresh = any(isinstance(each.command, Draw) for each in asked)  # others have drawn since
+        fresh = False
         for round_number in range(CONFLICTS_MAX):
             epochs = (each.command.epoch for each in asked if isinstance(each.command, Reserve | Void))
             epoch = max(epochs, default=None)

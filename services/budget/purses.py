@@ -7,7 +7,7 @@ has moved on. What is only looked at (caps above) is at most `FRESH_S` old, and 
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
@@ -72,25 +72,32 @@ class Purses:
         self.now = now
         self._purses = Repository[Purse](log, Purse, evolve)
         self._machines = Repository[Machine](log, Machine, machine.evolve)
-        self._kept: dict[Address, tuple[float, Path]] = {}
+        self._read_at: dict[Address, float] = {}
 
     async def path(self, where: Address, *, epoch: int | None = None, fresh: bool = False) -> Path:
         """Return the path; `fresh`, or an epoch that is not the one known: as the log has it now."""
-        read_at, kept = self._kept.get(where, (0.0, None))
-        is_fresh = not fresh and time.monotonic() - read_at < FRESH_S
-        if kept is not None and is_fresh and epoch in {None, kept.machine.epoch}:
-            return kept
         moment = time.monotonic()
+        if not fresh and moment - self._read_at.get(where, -FRESH_S) < FRESH_S:
+            known = self._known(where)
+            if known is not None and epoch in {None, known.machine.epoch}:
+                return known
         found, purses = await asyncio.gather(
             self._machines.get(where),
             asyncio.gather(*(self._purses.get(each) for each in _addresses(where))),
         )
-        path = Path(where, found.state, found.seq, dict(zip(_nodes(where), purses, strict=True)))
-        self._kept[where] = moment, path
-        return path
+        self._read_at[where] = moment
+        return _path(where, found, purses)
 
     def forget(self, where: Address) -> None:
-        self._kept.pop(where, None)
+        self._read_at.pop(where, None)
+
+    def _known(self, where: Address) -> Path | None:
+        """Return the path with what any machine's decision last learned of the accounts above."""
+        found = self._machines.kept(where)
+        purses = [kept for each in _addresses(where) if (kept := self._purses.kept(each)) is not None]
+        if found is None or len(purses) < len(_addresses(where)):
+            return None
+        return _path(where, found, purses)
 
     def writes(
         self, path: Path, accounts: Mapping[str, Sequence[BudgetEvent]], machine_events: Sequence[MachineEvent]
@@ -105,22 +112,23 @@ class Purses:
     def took(self, path: Path, writes: Sequence[Write], appended: Appended) -> None:
         """Fold what was appended, so that the next decision needs no reading."""
         seq = appended.seq - sum(len(write.events) for write in writes)
-        purses = dict(path.purses)
         of = dict(zip(_addresses(path.where), _nodes(path.where), strict=True))
-        state, machine_seq = path.machine, path.machine_seq
         for write in writes:
             seq += len(write.events)
             if write.address in of:
-                purse = purses[of[write.address]].state
+                purse = path.purses[of[write.address]].state
                 for event in write.events:
                     purse = evolve(purse, event)
-                purses[of[write.address]] = Loaded(purse, seq)
+                self._purses.keep(write.address, Loaded(purse, seq))
             else:
+                state = path.machine
                 for event in write.events:
                     state = machine.evolve(state, event)
-                machine_seq = seq
-        read_at, _ = self._kept.get(path.where, (time.monotonic(), path))
-        self._kept[path.where] = read_at, replace(path, purses=purses, machine=state, machine_seq=machine_seq)
+                self._machines.keep(write.address, Loaded(state, seq))
+
+
+def _path(where: Address, found: Loaded[Machine], purses: Sequence[Loaded[Purse]]) -> Path:
+    return Path(where, found.state, found.seq, dict(zip(_nodes(where), purses, strict=True)))
 
 
 def _nodes(where: Address) -> tuple[str, ...]:

@@ -44,13 +44,21 @@ class Repository(Generic[S]):
         for recorded in tail.events:
             state = self._evolve(state, recorded.event)
         loaded = Loaded(state, tail.seq)
+        self.keep(address, loaded)
+        return loaded
+
+    def kept(self, address: Address) -> Loaded[S] | None:
+        """Return the state as it was last known, nothing read; None: it is not known."""
+        return self._kept.get(address)
+
+    def keep(self, address: Address, loaded: Loaded[S]) -> None:
+        """Take a state over from who has just appended to the aggregate; the log accepted it, so nothing lies between."""
         newest = self._kept.get(address)
         if newest is None or newest.seq <= loaded.seq:
             self._kept[address] = loaded
             self._kept.move_to_end(address)
             if len(self._kept) > self._size:
                 self._kept.popitem(last=False)
-        return loaded
 
 
 async def decide_and_append(
