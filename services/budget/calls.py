@@ -17,13 +17,14 @@ from uuid import UUID
 import structlog
 
 from domain.budget import Standing
-from domain.budget.calling import Outcome, Terms, draw, folded, in_doubt, observe, reserve, settle, void
-from domain.budget.calls import Amounts, Calls
+from domain.budget.calling import Outcome, Terms, draw, in_doubt, observe, reserve, settle, void
+from domain.budget.calls import Amounts
 from domain.budget.queue import Queue
 from domain.budget.waiting import WaitingCall, in_turn, may_have
 from events import address
 from events.address import Address
 from events.budget import BudgetEvent
+from events.call import CallSettled
 from events.envelope import Cause
 from events.ledger import AskPrice, Call, Granted, NotGranted, Observe, Reserve, Settle, Settled, Void
 from events.machine import MachineEvent
@@ -88,6 +89,7 @@ class _Draft:
     """What has been decided for one mailbox and is not appended yet."""
 
     path: Path
+    """As it is with all of this; the seqs are the log's, which has nothing of it yet."""
     accounts: dict[str, list[BudgetEvent]] = field(default_factory=dict[str, list[BudgetEvent]])
     machine: list[MachineEvent] = field(default_factory=list[MachineEvent])
     answers: list[tuple[Asked, Answer | Exception]] = field(default_factory=list[tuple[Asked, Answer | Exception]])
@@ -259,12 +261,8 @@ class CallDesk:
         return any(isinstance(each.command, Settle | Void | Expire) for each in asked)
 
     def _after(self, box: _Mailbox, draft: _Draft) -> None:
-        calls = self._calls(box, draft)
-        if calls.undrawn and box.draw_due is None:
+        if draft.path.own.calls.undrawn and box.draw_due is None:
             box.draw_due = time.monotonic() + self._settings.draw_s
-
-    def _calls(self, box: _Mailbox, draft: _Draft) -> Calls:
-        return folded(draft.path.own.calls, tuple(draft.accounts.get(box.where.id, ())))
 
     async def _decided_and_appended(self, box: _Mailbox, asked: list[Asked]) -> _Draft:
         fresh = False
@@ -276,7 +274,7 @@ class CallDesk:
             if not draft.is_certain and not fresh:
                 fresh = True
                 continue
-            writes = self._purses.writes(path, draft.accounts, draft.machine)
+            writes = self._purses.writes(draft.path, draft.accounts, draft.machine)
             if not writes:
                 return draft
             try:
@@ -285,18 +283,17 @@ class CallDesk:
                 fresh = True
                 await asyncio.sleep(random.uniform(0, 0.002 * 2 ** min(round_number, 7)))  # noqa: S311 # jitter
             else:
-                self._purses.took(path, writes, appended)
+                self._purses.took(draft.path, writes, appended)
                 return draft
         raise Transient(f"{box.where}: still in conflict after {CONFLICTS_MAX} rounds")
 
     async def _decide(self, path: Path, asked: list[Asked]) -> _Draft:
         """Decide one after the other, each on what the ones before it leave."""
         draft = _Draft(path)
-        now = path
         for each in asked:
             before = {node: len(events) for node, events in draft.accounts.items()}
-            await self._decide_one(now, each, draft)
-            now = _moved(now, draft, before)
+            await self._decide_one(draft.path, each, draft)
+            draft.path = _moved(draft, before)
         return draft
 
     async def _decide_one(self, path: Path, each: Asked, draft: _Draft) -> None:
@@ -382,22 +379,15 @@ class CallDesk:
             draft.is_certain = False
             return
         draft.put(path.where.id, said)
-        calls = folded(path.own.calls, said)
-        draft.answers.append(
-            (
-                each,
-                Settled(
-                    call_id=ask.call_id,
-                    cost_cad=calls.resolved.get(ask.call_id, Decimal(0)),
-                    spent_cad=calls.spent.get(Resource.MONEY, Decimal(0)),
-                ),
-            )
-        )
+        calls, now = path.own.calls, [event.cost_cad for event in said if isinstance(event, CallSettled)]
+        spent = calls.spent.get(Resource.MONEY, Decimal(0))
+        cost = now[0] if now else calls.resolved.get(ask.call_id, Decimal(0))
+        draft.answers.append((each, Settled(call_id=ask.call_id, cost_cad=cost, spent_cad=sum(now, spent))))
 
 
-def _moved(path: Path, draft: _Draft, before: dict[str, int]) -> Path:
+def _moved(draft: _Draft, before: dict[str, int]) -> Path:
     """Return the path with what was decided since; its seqs stay those of the log."""
-    purses = dict(path.purses)
+    path, purses = draft.path, dict(draft.path.purses)
     for node, events in draft.accounts.items():
         state: Purse = purses[node].state
         for event in events[before.get(node, 0) :]:

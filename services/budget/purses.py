@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from uuid import UUID
 
 from domain.budget import Account, Machine, account, machine
@@ -27,6 +28,8 @@ from services.kit.log import Appended, Log, Write
 from services.kit.repository import Loaded, Repository
 
 FRESH_S = 1.0
+KEPT_MAX = 10_000
+"""Machines whose place in the tree is remembered, which never changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +113,12 @@ class Purses:
         return writes
 
     def took(self, path: Path, writes: Sequence[Write], appended: Appended) -> None:
-        """Fold what was appended, so that the next decision needs no reading."""
+        """Keep what was appended, so that the next decision needs no reading; the purses of `path` have it in them."""
         seq = appended.seq - sum(len(write.events) for write in writes)
-        of = dict(zip(_addresses(path.where), _nodes(path.where), strict=True))
         for write in writes:
             seq += len(write.events)
-            if write.address in of:
-                purse = path.purses[of[write.address]].state
-                for event in write.events:
-                    purse = evolve(purse, event)
-                self._purses.keep(write.address, Loaded(purse, seq))
+            if write.address in _addresses(path.where):
+                self._purses.keep(write.address, Loaded(path.purses[write.address.id].state, seq))
             else:
                 state = path.machine
                 for event in write.events:
@@ -131,9 +130,11 @@ def _path(where: Address, found: Loaded[Machine], purses: Sequence[Loaded[Purse]
     return Path(where, found.state, found.seq, dict(zip(_nodes(where), purses, strict=True)))
 
 
+@lru_cache(KEPT_MAX)
 def _nodes(where: Address) -> tuple[str, ...]:
     return tuple(dict.fromkeys((HUB, where.project, where.id)))
 
 
+@lru_cache(KEPT_MAX)
 def _addresses(where: Address) -> tuple[Address, ...]:
     return tuple(address.budget(HUB if node == HUB else where.project, node) for node in _nodes(where))
