@@ -1,11 +1,12 @@
 """A model call through the gateway: beside the provider alone, a bare pass-through and LiteLLM's proxy, interleaved.
 
-    python -m bench.gateway [--litellm PYTHON] [--seconds 2] [--rounds 3]
+    python -m bench.gateway [--seconds 2] [--rounds 3] [--no-litellm]
 
 Everything runs on this machine, each in a process of its own, with a stub of Anthropic's API behind it that answers at
 once: 40 kB asked, a whole message or a stream of 20 chunks answered. `memory` is our gateway with its ledger in memory,
 `durable` the gateway, the budget and nats-server as they run in a hub: a call is set aside on disk before it is sent.
-LiteLLM is the peer where `--litellm` names the interpreter of an environment of its own that has `litellm[proxy]`.
+`slow` is `memory` where settling takes half a second, which no client may notice. LiteLLM, the peer, is installed apart,
+into `.bench/`, at the first run. Differences and ratios are those within a round, and of these the median.
 """
 
 import argparse
@@ -13,21 +14,19 @@ import asyncio
 import hashlib
 import json
 import os
-import statistics
+import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import cast
 from uuid import UUID
 
 import uvloop
 
-from bench.query import cpu_s
+from bench.gateway_goals import goals, report
+from bench.gateway_load import MACHINES, MODEL, STREAMS_OPEN, Variant, call, connected, measured, open_streams
 from cli.stack.nats import EmbeddedNats
 from events import address as at
 from events import machine as m
@@ -45,155 +44,12 @@ from services.kit.log import Write
 from tests.harness import free_port, short_directory
 
 SHOP = "bench"
-MODEL = "bench-model"
-MACHINES = 16
-STREAMS_OPEN = 200
 WARM_CALLS = 20
+LITELLM_KEY = "sk-bench"
+LITELLM = "litellm[proxy]==1.108.7"
+LITELLM_HOME = Path(__file__).parent.parent / ".bench" / "litellm"
 START_S = 120.0
-ANSWER_S = 60.0
-PROMPT = "x" * 40_000
 PRICE = {"model": "bench-*", "provider": "bench", "input": "1", "output": "1", "currency": "CAD"}
-
-
-class Answer(asyncio.Protocol):
-    """One kept connection; reads answers with as little work as can be, so that the proxy is what is measured."""
-
-    def __init__(self) -> None:
-        self._transport: asyncio.Transport | None = None
-        self._done: asyncio.Future[bytes] | None = None
-        self._seen = b""
-        self._left = -1
-        self.first_at = 0.0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-
-    def ask(self, request: bytes) -> "asyncio.Future[bytes]":
-        assert self._transport is not None
-        self._seen, self._left, self.first_at = b"", -1, 0.0
-        self._done = asyncio.get_running_loop().create_future()
-        self._transport.write(request)
-        return self._done
-
-    def data_received(self, data: bytes) -> None:
-        self._seen += data
-        head = self._seen.find(b"\r\n\r\n")
-        if head < 0 or self._done is None or self._done.done():
-            return
-        if not self.first_at and len(self._seen) > head + 4:
-            self.first_at = time.perf_counter()
-        if self._left < 0:
-            named = self._seen[:head].lower().partition(b"content-length: ")[2]
-            self._left = head + 4 + int(named.partition(b"\r\n")[0]) if named else 0
-        if len(self._seen) >= self._left if self._left else self._seen.endswith(b"0\r\n\r\n"):
-            self._done.set_result(self._seen)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._done is not None and not self._done.done():
-            self._done.set_exception(exc or ConnectionResetError("the proxy closed the connection"))
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What one run saw of one variant."""
-
-    p50_ms: float
-    first_ms: float
-    per_s: float
-    cpu_ms: float
-    """Of the proxy's own process, by call, at 16 at once."""
-
-
-@dataclass(slots=True)
-class Variant:
-    """A way to the provider."""
-
-    name: str
-    port: int
-    pid: int
-    tokens: list[str]
-    path: str = "/v1/messages"
-    runs: dict[str, list[Run]] = field(default_factory=dict[str, list[Run]])
-
-    def request(self, *, stream: bool, number: int = 0, hold: bool = False) -> bytes:
-        asked: dict[str, object] = {
-            "model": MODEL, "max_tokens": 1_000, "stream": stream, "messages": [{"role": "user", "content": PROMPT}],
-        }  # fmt: skip
-        if hold:
-            asked["metadata"] = {"user_id": "hold"}
-        body = json.dumps(asked, separators=(",", ":")).encode()
-        token = self.tokens[number % len(self.tokens)]
-        return (
-            f"POST {self.path} HTTP/1.1\r\nHost: hub\r\nAuthorization: Bearer {token}\r\nx-api-key: {token}\r\n"
-            f"anthropic-version: 2023-06-01\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        ).encode() + body
-
-
-async def connected(variant: Variant) -> Answer:
-    _, answer = await asyncio.get_running_loop().create_connection(Answer, "127.0.0.1", variant.port)
-    return answer
-
-
-async def call(answer: Answer, request: bytes) -> tuple[float, float]:
-    """Return how long it took until the first byte of the body and until the last one, in seconds."""
-    began = time.perf_counter()
-    async with asyncio.timeout(ANSWER_S):
-        said = await answer.ask(request)
-    ended = time.perf_counter()
-    assert said.startswith(b"HTTP/1.1 200"), said[:400]
-    assert b"output_tokens" in said, said[:400]
-    return answer.first_at - began, ended - began
-
-
-async def measured(variant: Variant, seconds: float, *, stream: bool) -> Run:
-    alone = await connected(variant)
-    request = variant.request(stream=stream)
-    spans: list[tuple[float, float]] = []
-    end = time.perf_counter() + seconds / 2
-    while time.perf_counter() < end or len(spans) < 5:
-        spans.append(await call(alone, request))
-    count = 0
-    end = time.perf_counter() + seconds
-
-    async def client(number: int) -> None:
-        nonlocal count
-        answer, asked = await connected(variant), variant.request(stream=stream, number=number)
-        while time.perf_counter() < end:
-            await call(answer, asked)
-            count += 1
-
-    began, used = time.perf_counter(), cpu_s(variant.pid)
-    await asyncio.gather(*(client(number) for number in range(MACHINES)))
-    took = time.perf_counter() - began
-    return Run(
-        statistics.median(whole for _, whole in spans) * 1e3,
-        statistics.median(first for first, _ in spans) * 1e3,
-        count / took,
-        (cpu_s(variant.pid) - used) / count * 1e3,
-    )
-
-
-async def open_streams(variant: Variant, stub_port: int) -> tuple[float, float]:
-    """Return the process's memory before and while `STREAMS_OPEN` streams are open through it, MiB."""
-    before = rss_mib(variant.pid)
-    answers = [await connected(variant) for _ in range(STREAMS_OPEN)]
-    asked = [
-        answer.ask(variant.request(stream=True, number=number, hold=True)) for number, answer in enumerate(answers)
-    ]
-    async with asyncio.timeout(ANSWER_S):
-        while not all(answer.first_at for answer in answers):
-            await asyncio.sleep(0.05)
-    during = rss_mib(variant.pid)
-    reader, writer = await asyncio.open_connection("127.0.0.1", stub_port)
-    writer.write(b"GET /release HTTP/1.1\r\nHost: stub\r\n\r\n")
-    await reader.readuntil(b"\r\n\r\n")
-    writer.close()
-    await asyncio.gather(*asked)
-    return before, during
-
-
-def rss_mib(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 @asynccontextmanager
@@ -211,7 +67,8 @@ async def process(argv: list[str], port: int, **environment: str) -> AsyncGenera
                     await asyncio.sleep(0.05)
             yield started.pid
         finally:
-            started.terminate()
+            if started.returncode is None:
+                started.terminate()
             async with asyncio.timeout(START_S):
                 await started.wait()
 
@@ -288,12 +145,12 @@ async def budget_running() -> AsyncGenerator[tuple[Bus, str, int]]:
 
 
 @asynccontextmanager
-async def stack(litellm: str | None) -> AsyncGenerator[tuple[list[Variant], int]]:
+async def stack(*, has_peer: bool) -> AsyncGenerator[tuple[list[Variant], int]]:
     """Everything that is measured, running."""
     async with AsyncExitStack() as exits:
         bus, nats_url, _ = await exits.enter_async_context(budget_running())
         parts = [sys.executable, "-m", "bench.gateway_parts"]
-        ports = {name: free_port() for name in ("stub", "through", "memory", "durable", "litellm")}
+        ports = {name: free_port() for name in ("stub", "through", "memory", "slow", "durable", "litellm")}
         url = f"http://127.0.0.1:{ports['stub']}"
         upstream = {"name": "bench", "protocol": "anthropic", "base_url": url, "credential": "key"}
         gateway = {
@@ -306,77 +163,75 @@ async def stack(litellm: str | None) -> AsyncGenerator[tuple[list[Variant], int]
         argv = [*parts, "through", str(ports["through"]), url]
         pid = await exits.enter_async_context(process(argv, ports["through"]))
         variants.append(Variant("pass-through", ports["through"], pid, tokens))
-        services = (("memory", [*parts, "memory", "0"]), ("durable", [sys.executable, "-m", "services.gateway"]))
+        services = (
+            ("memory", [*parts, "memory", "0"]),
+            ("slow", [*parts, "memory", "0.5"]),
+            ("durable", [sys.executable, "-m", "services.gateway"]),
+        )
         for name, argv in services:
             own = {**gateway, "AUTOVIBE_GATEWAY_PORT": str(ports[name]), "AUTOVIBE_HEALTH_PORT": str(free_port())}
             pid = await exits.enter_async_context(process(argv, ports[name], **own))
             variants.append(Variant(name, ports[name], pid, tokens))
-        if litellm is not None:
+        if has_peer:
             directory = Path(exits.enter_context(tempfile.TemporaryDirectory()))
-            variants.append(await exits.enter_async_context(peer(litellm, directory, ports["litellm"], url)))
+            variants.append(await exits.enter_async_context(peer(directory, ports["litellm"], url)))
         yield variants, ports["stub"]
 
 
+def installed() -> Path:
+    """Install LiteLLM into an environment of its own, once. Returns its program."""
+    program = LITELLM_HOME / "bin" / "litellm"
+    if not program.exists():
+        uv = str(Path(sys.executable).with_name("uv"))
+        subprocess.run([uv, "venv", "-q", "--clear", "--python", sys.executable, LITELLM_HOME], check=True)
+        python = LITELLM_HOME / "bin" / "python"
+        subprocess.run([uv, "pip", "install", "-q", "--python", python, LITELLM], check=True)
+    return program
+
+
 @asynccontextmanager
-async def peer(python: str, directory: Path, port: int, url: str) -> AsyncGenerator[Variant]:
+async def peer(directory: Path, port: int, url: str) -> AsyncGenerator[Variant]:
     """LiteLLM's proxy with one worker, its own Anthropic route, logging nothing."""
     config = directory / "litellm.yaml"
     model = {"model": f"anthropic/{MODEL}", "api_base": url, "api_key": "key"}
     settings = {"model_list": [{"model_name": MODEL, "litellm_params": model}]}
     config.write_text(json.dumps(settings))
-    argv = [str(Path(python).parent / "litellm"), "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
-    environment = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False"}
+    argv = [str(installed()), "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
+    environment = {
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_TELEMETRY": "False",
+        "LITELLM_MASTER_KEY": LITELLM_KEY,
+    }
     async with process([*argv, "--num_workers", "1"], port, **environment) as pid:
-        yield Variant("LiteLLM", port, pid, ["sk-none"])
+        yield Variant("LiteLLM", port, pid, [LITELLM_KEY])
 
 
-def report(variants: list[Variant], kind: str) -> dict[str, Run]:
-    found = {each.name: _median(each.runs[kind]) for each in variants}
-    print(
-        f"\n{kind:14}{'p50 ms':>9}{'first ms':>10}{'calls/s':>9}{'CPU ms':>8}   (16 at once: calls/s, CPU of its process)"
-    )
-    for name, run in found.items():
-        print(f"{name:14}{run.p50_ms:9.2f}{run.first_ms:10.2f}{run.per_s:9.0f}{run.cpu_ms:8.2f}")
-    floor = found["pass-through"]
-    for name in ("memory", "durable"):
-        run = found[name]
-        said = f"{name}: {run.p50_ms - found['direct'].p50_ms:+.2f} ms p50 and {run.cpu_ms - floor.cpu_ms:+.2f} ms CPU"
-        said += f" beyond the pass-through, {run.per_s / floor.per_s:.2f} x its calls/s"
-        said += f", {run.per_s / found['LiteLLM'].per_s:.0f} x LiteLLM's" if "LiteLLM" in found else ""
-        print(said.replace("p50 and", "p50 beyond direct and"))
-    return found
-
-
-def _median(runs: list[Run]) -> Run:
-    return Run(
-        statistics.median(run.p50_ms for run in runs),
-        statistics.median(run.first_ms for run in runs),
-        statistics.median(run.per_s for run in runs),
-        statistics.median(run.cpu_ms for run in runs),
-    )
-
-
-async def main(litellm: str | None, seconds: float, rounds: int) -> None:
+async def main(seconds: float, rounds: int, *, has_peer: bool) -> int:
     print(f"load {os.getloadavg()[0]:.1f}")
-    async with stack(litellm) as (variants, stub_port):
+    kinds = ("whole", "stream")
+    async with stack(has_peer=has_peer) as (variants, stub_port):
         for each in variants:
             answer = await connected(each)
             for number in range(WARM_CALLS):
                 await call(answer, each.request(stream=bool(number % 2)))
-        for kind in ("whole", "stream"):
+        for kind in kinds:
             for _ in range(rounds):
                 for each in variants:
                     each.runs.setdefault(kind, []).append(await measured(each, seconds, stream=kind == "stream"))
             report(variants, kind)
         durable = next(each for each in variants if each.name == "durable")
         before, during = await open_streams(durable, stub_port)
-        print(f"\n{STREAMS_OPEN} streams open: {during:.0f} MiB (before {before:.0f})")
+    print(f"\nmemory of the gateway {before:.0f} MiB, with {STREAMS_OPEN} streams open {during:.0f}\n")
+    found = goals(variants, kinds, {"durable": during})
+    print(*found, sep="\n")
+    return 0 if all(goal.is_reached for goal in found) else 1
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--litellm", help="the interpreter of an environment that has litellm[proxy]")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-litellm", action="store_true")
     given = parser.parse_args()
-    uvloop.run(main(given.litellm, given.seconds, given.rounds))
+    sys.exit(uvloop.run(main(given.seconds, given.rounds, has_peer=not given.no_litellm)))

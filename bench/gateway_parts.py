@@ -1,6 +1,6 @@
 """The processes of bench.gateway: a provider of models, a bare pass-through, and our gateway with its ledger in memory.
 
-python -m bench.gateway_parts stub|through|memory PORT
+python -m bench.gateway_parts stub PORT | through PORT UPSTREAM | memory SECONDS-TO-SETTLE
 """
 
 import asyncio
@@ -39,8 +39,9 @@ USAGE = {"input_tokens": 9_000, "cache_creation_input_tokens": 0, "cache_read_in
 class MemoryLedger(CallLedger):
     """Counts what is open and grants everything: what is left is the gateway's own work."""
 
-    def __init__(self) -> None:
+    def __init__(self, settle_s: float) -> None:
         self._open: set[object] = set()
+        self._settle_s = settle_s
 
     async def reserve(self, ask: Reserve) -> Granted | NotGranted:
         self._open.add(ask.call_id)
@@ -50,6 +51,7 @@ class MemoryLedger(CallLedger):
         del ask
 
     async def settle(self, ask: Settle) -> Settled:
+        await asyncio.sleep(self._settle_s)
         self._open.discard(ask.call_id)
         return Settled(call_id=ask.call_id, cost_cad=Decimal(1), spent_cad=Decimal(1))
 
@@ -154,22 +156,22 @@ async def serve(app: web.Application, port: int) -> None:
     await asyncio.Event().wait()
 
 
-async def memory() -> None:
+async def memory(settle_s: float) -> None:
     settings = GatewaySettings()
     async with AsyncExitStack() as exits:
         bus = await exits.enter_async_context(Bus.connect(settings, name="gateway"))
-        await exits.enter_async_context(create_app(bus, settings, ledger=MemoryLedger()))
+        await exits.enter_async_context(create_app(bus, settings, ledger=MemoryLedger(settle_s)))
         await asyncio.Event().wait()
 
 
-def main(role: str, port: str, upstream: str = "") -> None:
+def main(role: str, given: str, upstream: str = "") -> None:
     match role:
         case "stub":
-            work = serve(stub(), int(port))
+            work = serve(stub(), int(given))
         case "through":
-            work = serve(through(upstream), int(port))
+            work = serve(through(upstream), int(given))
         case _:
-            work = memory()
+            work = memory(float(given))
     uvloop.run(work)
 
 
