@@ -68,6 +68,7 @@ class Budget:
             await asyncio.gather(self._desk.open(), self._parked.catch_up(), self._leases.catch_up())
             tasks = await exits.enter_async_context(asyncio.TaskGroup())
             self._calls.begin(tasks)
+            self._calls.owe(self._leases.undrawn)
             for work in (
                 self._desk.line.listen(),
                 self._desk.line.serve(),

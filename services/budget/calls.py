@@ -6,7 +6,7 @@ So thirty calls of one machine cost one commit, and calls of different machines 
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
@@ -17,14 +17,13 @@ from uuid import UUID
 import structlog
 
 from domain.budget import Standing
-from domain.budget.calling import Outcome, Terms, draw, in_doubt, observe, reserve, settle, void
+from domain.budget.calling import Outcome, Terms, draw, folded, in_doubt, observe, reserve, settle, void
 from domain.budget.calls import Amounts
 from domain.budget.queue import Queue
 from domain.budget.waiting import WaitingCall, in_turn, may_have
 from events import address
 from events.address import Address
 from events.budget import BudgetEvent
-from events.call import CallSettled
 from events.envelope import Cause
 from events.ledger import AskPrice, Call, Granted, NotGranted, Observe, Reserve, Settle, Settled, Void
 from events.machine import MachineEvent
@@ -145,6 +144,11 @@ class CallDesk:
             address.machine(call.project, call.machine_id), Expire(call.call_id, reason, since), "budget", 0.0
         )
 
+    def owe(self, machines: Iterable[Address]) -> None:
+        """Draw what calls of these have used before this instance was there; they may never call again."""
+        for where in machines:
+            self._boxes.setdefault(where, _Mailbox(where)).draw_due = time.monotonic()
+
     def budgets_moved(self) -> None:
         """Something was settled, released or allocated: whoever waits is tried again."""
         self._moved.set()
@@ -197,7 +201,8 @@ class CallDesk:
                 try:
                     await self._put(box, Draw(), "budget")
                 except (Transient, LogFull) as error:
-                    _log.warning("calls.not_drawn", reason=str(error), consequence="it is tried with the next call")
+                    box.draw_due = time.monotonic() + self._settings.draw_s
+                    _log.warning("calls.not_drawn", reason=str(error), again_in_s=self._settings.draw_s)
 
     async def _submit(self, where: Address, command: Command, actor: str, wait_s: float) -> Answer:
         box = self._boxes.setdefault(where, _Mailbox(where))
@@ -379,10 +384,9 @@ class CallDesk:
             draft.is_certain = False
             return
         draft.put(path.where.id, said)
-        calls, now = path.own.calls, [event.cost_cad for event in said if isinstance(event, CallSettled)]
-        spent = calls.spent.get(Resource.MONEY, Decimal(0))
-        cost = now[0] if now else calls.resolved.get(ask.call_id, Decimal(0))
-        draft.answers.append((each, Settled(call_id=ask.call_id, cost_cad=cost, spent_cad=sum(now, spent))))
+        calls = folded(path.own.calls, said)
+        cost, spent = calls.resolved.get(ask.call_id, Decimal(0)), calls.spent.get(Resource.MONEY, Decimal(0))
+        draft.answers.append((each, Settled(call_id=ask.call_id, cost_cad=cost, spent_cad=spent)))
 
 
 def _moved(draft: _Draft, before: dict[str, int]) -> Path:

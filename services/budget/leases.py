@@ -14,7 +14,8 @@ from uuid import UUID
 
 import structlog
 
-from events import registry
+from events import address, registry
+from events.address import Address
 from events.call import CallReserved, CallSettled, CallVoided
 from events.ledger import LEASE_S, Call
 from services.kit.errors import KitError
@@ -24,6 +25,7 @@ from services.kit.message import RawMessage
 FILTERS = ("av.*.budget.>",)
 _HEARD = frozenset({"CallReserved", "CallSettled", "CallVoided", "BudgetAllocated", "BudgetSettled", "BudgetReleased"})
 """All others of these subjects are not even parsed; most is said of calls."""
+_DRAWN = frozenset({"BudgetDrawn", "BudgetSettled", "BudgetReleased"})
 LOOK_S = 2.0
 LOST = "the gateway has not said for {lease_s:g} s that the call is alive; counted is the most that it can have used"
 
@@ -55,6 +57,8 @@ class Leases:
         self.lease_s = lease_s
         self._open: dict[UUID, _Lease] = {}
         self._position = 0
+        self.undrawn: set[Address] = set()
+        """Machines whose calls have used what was not drawn yet, as far as is heard."""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -115,6 +119,8 @@ class Leases:
         """Take note of an event; returns whether it may have made room for somebody."""
         self._position = message.seq
         _, project, _, machine_id, name = message.subject.split(".", 4)
+        if name in _DRAWN:
+            self.undrawn.discard(address.machine(project, machine_id))
         if name not in _HEARD:
             return False
         match registry.parse(name, message.data):
@@ -123,6 +129,8 @@ class Leases:
                 self.granted(call, message.recorded_at)
             case CallSettled() | CallVoided() as event:
                 self.resolved(event.call_id)
+                if isinstance(event, CallSettled):
+                    self.undrawn.add(address.machine(project, machine_id))
             case _:
                 return True
         return False

@@ -69,6 +69,28 @@ async def test_what_calls_used_is_drawn_on_project_and_hub_within_moments(caller
     assert (book.used, book.reserved) == (Decimal("0.001"), Decimal("0.999"))
 
 
+async def test_what_a_budget_that_died_had_not_drawn_is_drawn_by_the_next_one_though_nobody_calls(
+    client: Client, instances: Instances
+) -> None:
+    first = await instances.start(settings(draw_s=60))
+    await client.set_budget(HUB, money("100"))
+    await client.set_budget(SHOP, money("10"))
+    await eventually(client.idle)
+    caller = await Caller.start(client)
+    granted = await caller.granted(1_000)
+    await caller.settle(granted.call_id, 1_000)
+    await instances.kill(first)
+    assert not await client.of(BudgetDrawn, address.budget(SHOP, SHOP))
+    await instances.start(settings())
+
+    async def drawn() -> list[BudgetDrawn]:
+        return await client.of(BudgetDrawn, address.budget(HUB, HUB))
+
+    assert {
+        line.amount for event in await eventually(drawn) for line in event.lines if line.resource is Resource.MONEY
+    } == {Decimal("0.001")}
+
+
 async def test_a_call_that_came_to_nothing_gives_all_of_its_hold_back(caller: Caller, client: Client) -> None:
     granted = await caller.granted(MILLION)
     await caller.void(granted.call_id)
