@@ -101,6 +101,7 @@ class AnthropicMeter:
     def __init__(self) -> None:
         self.usage = Usage()
         self._tool: tuple[str, list[str]] | None = None
+        self._said_output = False
 
     def on_event(self, data: bytes) -> list[tuple[str, str]]:
         found = parsed(data)
@@ -118,10 +119,14 @@ class AnthropicMeter:
             case "content_block_stop":
                 return self._stops()
             case "message_delta":
-                self.usage.stop_reason = name_or_none(as_object(found.get("delta")).get("stop_reason"))
+                reason = name_or_none(as_object(found.get("delta")).get("stop_reason"))
+                self.usage.stop_reason = reason or self.usage.stop_reason
                 usage = as_object(found.get("usage"))
                 self._take(usage)
-                self.usage.is_complete = self.usage.input is not None and count(usage.get("output_tokens")) is not None
+                self._said_output = self._said_output or count(usage.get("output_tokens")) is not None
+                self._may_be_complete(is_over=reason is not None)
+            case "message_stop":
+                self._may_be_complete(is_over=True)
             case "error":
                 error = as_object(found.get("error"))
                 self.usage.error = f"{as_text(error.get('type'))}: {as_text(error.get('message'))}"[:1000]
@@ -172,6 +177,11 @@ class AnthropicMeter:
         self.usage.may_hide = False
         tool, self._tool = self._tool, None
         return [] if tool is None else [(tool[0], "".join(tool[1]))]
+
+    def _may_be_complete(self, *, is_over: bool) -> None:
+        """There may be several `message_delta`s, each with the use so far; only what is said at the end is all of it."""
+        usage = self.usage
+        usage.is_complete = usage.is_complete or (is_over and self._said_output and usage.input is not None)
 
     def _take(self, said: Json) -> None:
         """Take usage in, field by field; what is null or absent leaves what is known, and what is less takes nothing back.

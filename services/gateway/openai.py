@@ -84,9 +84,13 @@ class OpenaiMeter:
     def __init__(self, *, drops_usage: bool = False) -> None:
         self.usage = Usage(may_hide=True)
         self._drops_usage = drops_usage
+        self._said_usage = False
+        self._unfinished: set[object] = set()
         self._tools: dict[tuple[object, object], tuple[list[str], list[str]]] = {}
 
     def on_event(self, data: bytes) -> list[tuple[str, str]]:
+        if data == b"[DONE]":
+            self._is_over()
         if data == b"[DONE]" or not data:
             return []
         found = parsed(data)
@@ -100,9 +104,14 @@ class OpenaiMeter:
             self.usage.error = f"{as_text(error.get('type'))}: {as_text(error.get('message'))}"[:1000]
         ended = False
         for choice in (as_object(one) for one in as_list(found.get("choices"))):
-            self._delta(choice.get("index"), as_object(choice.get("delta")))
+            index = str(choice.get("index"))
+            self._delta(index, as_object(choice.get("delta")))
+            self._unfinished.add(index)
             if (reason := name_or_none(choice.get("finish_reason"))) is not None:
                 self.usage.stop_reason, ended = reason, True
+                self._unfinished.discard(index)
+        if not self._unfinished or found.get("choices") == []:
+            self._is_over()
         return self._complete() if ended else []
 
     def on_body(self, body: bytes) -> list[tuple[str, str]]:
@@ -112,6 +121,7 @@ class OpenaiMeter:
             self.usage.output_bytes = len(body)
             return []
         self._take(as_object(found.get("usage")))
+        self._is_over()
         if not self.usage.is_complete:
             self.usage.output_bytes = len(body)
         tools: list[tuple[str, str]] = []
@@ -153,4 +163,8 @@ class OpenaiMeter:
         usage.output = max(usage.output or 0, output or 0)
         details = as_object(said.get("completion_tokens_details"))
         usage.thinking = min(usage.output, count(details.get("reasoning_tokens")) or 0)
-        usage.is_complete = output is not None or "total_tokens" in said
+        self._said_usage = self._said_usage or output is not None or "total_tokens" in said
+
+    def _is_over(self) -> None:
+        """Some say with every chunk what was used so far; only what is said at the end is all of it."""
+        self.usage.is_complete = self.usage.is_complete or self._said_usage

@@ -126,6 +126,16 @@ async def test_usage_that_contradicts_itself_is_counted_as_it_was_said_most(bus:
         assert (settle.tokens.input, settle.tokens.output, settle.estimated) == (90, 40, False)
 
 
+async def test_an_answer_cut_after_it_said_its_use_so_far_is_no_less_than_what_came(bus: Bus) -> None:
+    so_far = event({"type": "message_delta", "delta": {}, "usage": {"output_tokens": 3}}, "message_delta")
+    begun = b"".join(anthropic_events("Hello")[:3])
+    async with provider(hanging_up(begun + so_far)) as model, a_world(bus, model.url) as world:
+        machine = await world.machine()
+        assert (await world.said(machine))[0] == 200
+        await world.resolved()
+        assert world.settled() == [(len("Hello"), True)]
+
+
 async def test_a_provider_that_compresses_though_it_was_asked_not_to_is_counted_by_the_bound(bus: Bus) -> None:
     async def packed(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})

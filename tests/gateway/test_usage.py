@@ -83,6 +83,41 @@ def test_an_answer_of_which_nothing_could_be_read_has_not_begun() -> None:
     assert read(anthropic_events()[0]).has_begun
 
 
+def test_use_is_said_several_times_and_only_the_end_makes_it_whole() -> None:
+    begun = anthropic_events("Hello")[:-2]
+    so_far: list[Json] = [{"type": "message_delta", "delta": {}, "usage": {"output_tokens": n}} for n in (5, 12)]
+    cut = read(*begun, *so_far)
+    assert not cut.is_complete, "an answer that is cut here goes on at the provider"
+    assert used(cut).output == 12
+    whole = read(*begun, *so_far, end({"output_tokens": 20}), {"type": "message_stop"})
+    assert (used(whole).output, whole.is_complete, whole.stop_reason) == (20, True, "end_turn")
+    unsaid = read(*begun, *so_far, {"type": "message_stop"})
+    assert (used(unsaid).output, unsaid.is_complete) == (12, True), "no reason to stop is said by those who know none"
+
+
+def test_openai_usage_with_every_chunk_is_whole_at_the_end_only() -> None:
+    def chunk(said: int, finish: str = "null", index: int = 0) -> bytes:
+        usage = b'"usage":{"prompt_tokens":10,"completion_tokens":%d}' % said
+        return b'{"choices":[{"index":%d,"delta":{"content":"x"},"finish_reason":%b}],%b}' % (
+            index,
+            finish.encode(),
+            usage,
+        )
+
+    meter = OpenaiMeter()
+    for data in (chunk(1), chunk(2, index=1), chunk(3, '"stop"')):
+        meter.on_event(data)
+        assert not meter.usage.is_complete
+    assert used(OpenaiMeter().usage).output == OUTPUT_MAX
+    meter.on_event(chunk(4, '"stop"', index=1))
+    assert (meter.usage.is_complete, used(meter.usage).output) == (True, 4)
+    meter = OpenaiMeter()
+    meter.on_event(chunk(1))
+    assert used(meter.usage) == Tokens(input=10, output=OUTPUT_MAX), "what is thought is not in the stream"
+    meter.on_event(b"[DONE]")
+    assert used(meter.usage) == Tokens(input=10, output=1)
+
+
 def test_openai_usage_counts_as_it_was_said_most() -> None:
     meter = OpenaiMeter()
     for tokens in (20, 3):
