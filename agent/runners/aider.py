@@ -124,6 +124,7 @@ def _upstream(spec: AgentSpec, model: str) -> tuple[str, dict[str, str]]:
     url = GATEWAY if protocol == "anthropic" else f"{GATEWAY}/v1"
     prefix = protocol.upper()
     return f"{protocol}/{model.removeprefix(f'{protocol}/')}", {
+        "NO_PROXY": "*",
         f"{prefix}_API_BASE": url,
         f"{prefix}_BASE_URL": url,
         f"{prefix}_API_KEY": spec.gateway_token,

@@ -65,7 +65,12 @@ def _settings(spec: AgentSpec) -> dict[str, object]:
     return {
         # A conversation older than 30 days is deleted otherwise; a parked machine may wait longer.
         "cleanupPeriodDays": 3_650,
-        "env": {"ANTHROPIC_BASE_URL": GATEWAY, "ANTHROPIC_AUTH_TOKEN": spec.gateway_token},
+        "env": {
+            "ANTHROPIC_BASE_URL": GATEWAY,
+            "ANTHROPIC_AUTH_TOKEN": spec.gateway_token,
+            # A proxy that a file in the workspace names is tried for minutes, and never reached.
+            **dict.fromkeys(("NO_PROXY", "no_proxy"), "*"),
+        },
     }
 
 
