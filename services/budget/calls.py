@@ -6,8 +6,8 @@ So thirty calls of one machine cost one commit, and calls of different machines 
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
@@ -23,17 +23,16 @@ from domain.budget.queue import Queue
 from domain.budget.waiting import WaitingCall, in_turn, may_have
 from events import address
 from events.address import Address
-from events.budget import BudgetEvent
 from events.envelope import Cause
 from events.ledger import AskPrice, Call, Granted, NotGranted, Observe, Reserve, Settle, Settled, Void
-from events.machine import MachineEvent
-from events.words import OnExhausted, Resource
+from events.words import Resource
+from services.budget.mailbox import Answer, Asked, Busy, Command, Draft, Draw, Expire, Mailbox, UnknownCall
 from services.budget.prices import PriceBook
-from services.budget.purses import Path, Purse, Purses, evolve
+from services.budget.purses import Path, Purses
 from services.budget.settings import BudgetSettings
 from services.kit.errors import Conflict, LogFull, Transient
 from services.kit.log import Log
-from services.kit.repository import CONFLICTS_MAX, Loaded
+from services.kit.repository import CONFLICTS_MAX
 
 TOGETHER_MAX = 64
 """Commands of one machine that are decided together."""
@@ -41,72 +40,6 @@ WAITING_MAX = 1_000
 """Reservations of one machine that may wait; what is beyond is asked to come again."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("budget")
-
-
-class UnknownCall(Exception):
-    """Nobody has reserved this call, or it was resolved too long ago."""
-
-
-class Busy(Exception):
-    """Too many reservations of the machine wait already; ask again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """Move what the machine's calls have used from reserved to used."""
-
-
-@dataclass(frozen=True, slots=True)
-class Expire:
-    """Nobody has renewed a call for too long."""
-
-    call_id: UUID
-    reason: str
-    since: datetime
-
-
-Command = Reserve | Observe | Settle | Void | Draw | Expire
-Answer = Granted | NotGranted | Settled | None
-
-
-@dataclass(slots=True, eq=False)
-class Asked:
-    """A command that somebody waits for the answer of."""
-
-    command: Command
-    cause: Cause
-    answer: "asyncio.Future[Answer]"
-    since: datetime
-    until: float = 0.0
-    """By the monotonic clock: for how long a reservation may wait."""
-    waits: WaitingCall | None = None
-    """What a reservation that waits would have of the accounts above; None: it waits for the machine's own calls."""
-
-
-@dataclass(slots=True)
-class _Draft:
-    """What has been decided for one mailbox and is not appended yet."""
-
-    path: Path
-    """As it is with all of this; the seqs are the log's, which has nothing of it yet."""
-    accounts: dict[str, list[BudgetEvent]] = field(default_factory=dict[str, list[BudgetEvent]])
-    machine: list[MachineEvent] = field(default_factory=list[MachineEvent])
-    answers: list[tuple[Asked, Answer | Exception]] = field(default_factory=list[tuple[Asked, Answer | Exception]])
-    waits: list[Asked] = field(default_factory=list[Asked])
-    is_certain: bool = True
-    """Whether all of it may be answered though the accounts above were not read just now."""
-
-    def put(self, node: str, events: Sequence[BudgetEvent]) -> None:
-        self.accounts.setdefault(node, []).extend(events)
-
-
-@dataclass(slots=True)
-class _Mailbox:
-    where: Address
-    asked: list[Asked] = field(default_factory=list[Asked])
-    waiting: list[Asked] = field(default_factory=list[Asked])
-    work: "asyncio.Task[None] | None" = None
-    draw_due: float | None = None
 
 
 class CallDesk:
@@ -119,7 +52,7 @@ class CallDesk:
         self._prices = prices
         self._settings = settings
         self._purses = Purses(log, now)
-        self._boxes: dict[Address, _Mailbox] = {}
+        self._boxes: dict[Address, Mailbox] = {}
         self._queue = queue
         self._tasks: asyncio.TaskGroup | None = None
         self._moved = asyncio.Event()
@@ -147,7 +80,7 @@ class CallDesk:
     def owe(self, machines: Iterable[Address]) -> None:
         """Draw what calls of these have used before this instance was there; they may never call again."""
         for where in machines:
-            self._boxes.setdefault(where, _Mailbox(where)).draw_due = time.monotonic()
+            self._boxes.setdefault(where, Mailbox(where)).draw_due = time.monotonic()
 
     def budgets_moved(self) -> None:
         """Something was settled, released or allocated: whoever waits is tried again."""
@@ -205,26 +138,26 @@ class CallDesk:
                     _log.warning("calls.not_drawn", reason=str(error), again_in_s=self._settings.draw_s)
 
     async def _submit(self, where: Address, command: Command, actor: str, wait_s: float) -> Answer:
-        box = self._boxes.setdefault(where, _Mailbox(where))
+        box = self._boxes.setdefault(where, Mailbox(where))
         if len(box.asked) + len(box.waiting) >= WAITING_MAX:
             raise Busy(f"{WAITING_MAX} commands of {where} wait already")
         if isinstance(command, Void):
-            _give_up(box, command)
+            box.give_up(command)
             self._moved.set()
         return await self._put(box, command, actor, wait_s)
 
-    def _put(self, box: _Mailbox, command: Command, actor: str, wait_s: float = 0.0) -> "asyncio.Future[Answer]":
+    def _put(self, box: Mailbox, command: Command, actor: str, wait_s: float = 0.0) -> "asyncio.Future[Answer]":
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         box.asked.append(Asked(command, Cause(actor), answer, self._purses.now(), time.monotonic() + wait_s))
         self._wake(box)
         return answer
 
-    def _wake(self, box: _Mailbox) -> None:
+    def _wake(self, box: Mailbox) -> None:
         if box.work is None:
             assert self._tasks is not None, "begin was called"
             box.work = self._tasks.create_task(self._empty(box))
 
-    async def _empty(self, box: _Mailbox) -> None:
+    async def _empty(self, box: Mailbox) -> None:
         try:
             retry = True
             while box.asked or (retry and box.waiting):
@@ -241,7 +174,7 @@ class CallDesk:
         if box.asked:
             self._wake(box)
 
-    async def _together(self, box: _Mailbox, asked: list[Asked]) -> bool:
+    async def _together(self, box: Mailbox, asked: list[Asked]) -> bool:
         """Decide on all of these and append it; returns whether something was resolved, so that others may fit."""
         try:
             draft = await self._decided_and_appended(box, asked)
@@ -258,18 +191,18 @@ class CallDesk:
                 if not each.answer.done():
                     each.answer.set_exception(Transient(f"the budget failed: {type(error).__name__}"))
             return False
-        _tell(draft)
+        draft.tell()
         box.waiting += draft.waits
         self._after(box, draft)
         if any(each.waits is not None and each.answer.done() for each in asked):
             self._moved.set()  # who stood behind it is next
         return any(isinstance(each.command, Settle | Void | Expire) for each in asked)
 
-    def _after(self, box: _Mailbox, draft: _Draft) -> None:
+    def _after(self, box: Mailbox, draft: Draft) -> None:
         if draft.path.own.calls.undrawn and box.draw_due is None:
             box.draw_due = time.monotonic() + self._settings.draw_s
 
-    async def _decided_and_appended(self, box: _Mailbox, asked: list[Asked]) -> _Draft:
+    async def _decided_and_appended(self, box: Mailbox, asked: list[Asked]) -> Draft:
         fresh = False
         for round_number in range(CONFLICTS_MAX):
             epochs = (each.command.epoch for each in asked if isinstance(each.command, Reserve | Void))
@@ -292,16 +225,16 @@ class CallDesk:
                 return draft
         raise Transient(f"{box.where}: still in conflict after {CONFLICTS_MAX} rounds")
 
-    async def _decide(self, path: Path, asked: list[Asked]) -> _Draft:
+    async def _decide(self, path: Path, asked: list[Asked]) -> Draft:
         """Decide one after the other, each on what the ones before it leave."""
-        draft = _Draft(path)
+        draft = Draft(path)
         for each in asked:
             before = {node: len(events) for node, events in draft.accounts.items()}
             await self._decide_one(draft.path, each, draft)
-            draft.path = _moved(draft, before)
+            draft.advance(before)
         return draft
 
-    async def _decide_one(self, path: Path, each: Asked, draft: _Draft) -> None:
+    async def _decide_one(self, path: Path, each: Asked, draft: Draft) -> None:
         node, calls = path.where.id, path.own.calls
         match each.command:
             case Reserve() as ask:
@@ -333,7 +266,7 @@ class CallDesk:
             case _:
                 assert_never(each.command)
 
-    async def _reserve(self, path: Path, each: Asked, ask: Reserve, draft: _Draft) -> None:
+    async def _reserve(self, path: Path, each: Asked, ask: Reserve, draft: Draft) -> None:
         if not _runs(path, ask.epoch):
             message = f"epoch {ask.epoch} of machine {ask.machine_id} does not run"
             draft.is_certain = False
@@ -368,7 +301,7 @@ class CallDesk:
     def _may_have(self, where: Address, who: WaitingCall, more: Amounts) -> bool:
         return may_have(who, more, self._waiting(but=where), self._queue, self._purses.now())
 
-    def _void(self, path: Path, each: Asked, ask: Void, draft: _Draft) -> None:
+    def _void(self, path: Path, each: Asked, ask: Void, draft: Draft) -> None:
         """Void a call, also before its reservation has arrived; of an incarnation that is over nothing arrives any more."""
         if ask.call_id in path.own.calls.open or _runs(path, ask.epoch):
             draft.put(path.where.id, void(ask, path.own.calls))
@@ -376,7 +309,7 @@ class CallDesk:
             draft.is_certain = False
         draft.answers.append((each, None))
 
-    def _settle(self, path: Path, each: Asked, ask: Settle, draft: _Draft) -> None:
+    def _settle(self, path: Path, each: Asked, ask: Settle, draft: Draft) -> None:
         request = path.machine.request
         said = settle(ask, request.machine_type if request else None, path.own.calls)
         if said is None:
@@ -389,40 +322,8 @@ class CallDesk:
         draft.answers.append((each, Settled(call_id=ask.call_id, cost_cad=cost, spent_cad=spent)))
 
 
-def _moved(draft: _Draft, before: dict[str, int]) -> Path:
-    """Return the path with what was decided since; its seqs stay those of the log."""
-    path, purses = draft.path, dict(draft.path.purses)
-    for node, events in draft.accounts.items():
-        state: Purse = purses[node].state
-        for event in events[before.get(node, 0) :]:
-            state = evolve(state, event)
-        purses[node] = Loaded(state, purses[node].seq)
-    return Path(path.where, path.machine, path.machine_seq, purses)
-
-
 def _runs(path: Path, epoch: int) -> bool:
     return path.machine.standing is Standing.ADMITTED and epoch == path.machine.epoch
-
-
-def _tell(draft: _Draft) -> None:
-    for each, answer in draft.answers:
-        if each.answer.done():
-            continue
-        if isinstance(answer, Exception):
-            each.answer.set_exception(answer)
-        else:
-            each.answer.set_result(answer)
-
-
-def _give_up(box: _Mailbox, command: Void) -> None:
-    """Its client has gone: a reservation that still waits is answered, so that it is never granted."""
-    for asked in (*box.waiting, *box.asked):
-        if isinstance(asked.command, Reserve) and asked.command.call_id == command.call_id and not asked.answer.done():
-            gone = NotGranted(
-                call_id=command.call_id, code="cancelled", action=OnExhausted.REFUSE, message="its client has gone"
-            )
-            asked.answer.set_result(gone)
-    box.waiting = [asked for asked in box.waiting if not asked.answer.done()]
 
 
 __all__ = ["Busy", "CallDesk", "UnknownCall"]

@@ -25,8 +25,9 @@ from events.ledger import (
     Settle,
     Void,
 )
-from services.budget.calls import Busy, CallDesk, UnknownCall
+from services.budget.calls import CallDesk
 from services.budget.leases import Leases
+from services.budget.mailbox import Busy, UnknownCall
 from services.budget.prices import PriceBook
 from services.kit.bus import Bus
 from services.kit.errors import LogFull, Refused, Transient

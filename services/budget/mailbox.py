@@ -1,0 +1,119 @@
+"""What waits for a decision on model calls: a mailbox for each machine, and the draft of what was decided on it."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from domain.budget.waiting import WaitingCall
+from events.address import Address
+from events.budget import BudgetEvent
+from events.envelope import Cause
+from events.ledger import Granted, NotGranted, Observe, Reserve, Settle, Settled, Void
+from events.machine import MachineEvent
+from events.words import OnExhausted
+from services.budget.purses import Path, Purse, evolve
+from services.kit.repository import Loaded
+
+
+class UnknownCall(Exception):
+    """Nobody has reserved this call, or it was resolved too long ago."""
+
+
+class Busy(Exception):
+    """Too many reservations of the machine wait already; ask again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Move what the machine's calls have used from reserved to used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """Nobody has renewed a call for too long."""
+
+    call_id: UUID
+    reason: str
+    since: datetime
+
+
+Command = Reserve | Observe | Settle | Void | Draw | Expire
+Answer = Granted | NotGranted | Settled | None
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """A command that somebody waits for the answer of."""
+
+    command: Command
+    cause: Cause
+    answer: "asyncio.Future[Answer]"
+    since: datetime
+    until: float = 0.0
+    """By the monotonic clock: for how long a reservation may wait."""
+    waits: WaitingCall | None = None
+    """What a reservation that waits would have of the accounts above; None: it waits for the machine's own calls."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """What has been decided for one mailbox and is not appended yet."""
+
+    path: Path
+    """As it is with all of this; the seqs are the log's, which has nothing of it yet."""
+    accounts: dict[str, list[BudgetEvent]] = field(default_factory=dict[str, list[BudgetEvent]])
+    machine: list[MachineEvent] = field(default_factory=list[MachineEvent])
+    answers: list[tuple[Asked, Answer | Exception]] = field(default_factory=list[tuple[Asked, Answer | Exception]])
+    waits: list[Asked] = field(default_factory=list[Asked])
+    is_certain: bool = True
+    """Whether all of it may be answered though the accounts above were not read just now."""
+
+    def put(self, node: str, events: Sequence[BudgetEvent]) -> None:
+        self.accounts.setdefault(node, []).extend(events)
+
+    def advance(self, before: Mapping[str, int]) -> None:
+        """Take what was decided since into the path; `before`: how many events each account had."""
+        path, purses = self.path, dict(self.path.purses)
+        for node, events in self.accounts.items():
+            state: Purse = purses[node].state
+            for event in events[before.get(node, 0) :]:
+                state = evolve(state, event)
+            purses[node] = Loaded(state, purses[node].seq)
+        self.path = Path(path.where, path.machine, path.machine_seq, purses)
+
+    def tell(self) -> None:
+        """Answer all who asked."""
+        for each, answer in self.answers:
+            if each.answer.done():
+                continue
+            if isinstance(answer, Exception):
+                each.answer.set_exception(answer)
+            else:
+                each.answer.set_result(answer)
+
+
+@dataclass(slots=True)
+class Mailbox:
+    """What one machine asks, in the order in which it came."""
+
+    where: Address
+    asked: list[Asked] = field(default_factory=list[Asked])
+    waiting: list[Asked] = field(default_factory=list[Asked])
+    work: "asyncio.Task[None] | None" = None
+    draw_due: float | None = None
+
+    def give_up(self, command: Void) -> None:
+        """Its client has gone: a reservation that still waits is answered, so that it is never granted."""
+        for asked in (*self.waiting, *self.asked):
+            if (
+                isinstance(asked.command, Reserve)
+                and asked.command.call_id == command.call_id
+                and not asked.answer.done()
+            ):
+                gone = NotGranted(
+                    call_id=command.call_id, code="cancelled", action=OnExhausted.REFUSE, message="its client has gone"
+                )
+                asked.answer.set_result(gone)
+        self.waiting = [asked for asked in self.waiting if not asked.answer.done()]
