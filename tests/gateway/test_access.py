@@ -44,6 +44,18 @@ async def test_a_token_that_is_forged_old_revoked_or_missing_ends_with_one_refus
         assert len(model.heard) == 2
 
 
+async def test_a_token_shown_by_another_spends_only_its_own_machines_money_and_ends_with_that_machine(bus: Bus) -> None:
+    async with provider() as model, a_world(bus, model.url) as world:
+        ann, bob = await world.machine(), await world.machine()
+        thief = Machine(bob.machine_id, ann.token, bob.credential_id)
+        assert (await world.said(thief))[0] == 200
+        await world.resolved()
+        assert [ask.machine_id for ask in world.ledger.reserved.values()] == [ann.machine_id]
+        await world.happen(at.machine(SHOP, ann.machine_id), m.MachineParked(epoch=1, hold=Hold.USER))
+        assert (await refused(world, thief))[0] == 401
+        assert (await world.said(bob))[0] == 200, "its own goes on"
+
+
 async def test_a_machine_that_has_ended_may_call_no_more(bus: Bus) -> None:
     async with provider() as model, a_world(bus, model.url) as world:
         machine = await world.machine()

@@ -243,3 +243,19 @@ async def test_an_openai_stream_that_is_cut_may_have_cost_all_that_was_set_aside
         machine = await world.machine()
         assert (await world.said(machine, body, "/v1/chat/completions"))[0] == 200
         assert await all_set_aside(world)
+
+
+async def test_a_gateway_that_is_stopped_amid_a_call_resolves_it_before_it_ends(bus: Bus) -> None:
+    never = streaming(*anthropic_events("Hello")[:3], gate=asyncio.Event(), gate_after=3)
+    async with provider(never) as model, aiohttp.ClientSession() as session:
+        async with a_world(bus, model.url) as world:
+            machine = await world.machine()
+            named = {"authorization": f"Bearer {machine.token}"}
+            response = await session.post(f"{world.url}/v1/messages", json=STREAM, headers=named)
+            await eventually(lambda: len(world.ledger.observed) == 1)
+            assert world.ledger.open
+        assert not world.ledger.open
+        assert world.settled() == [(5, True)]
+        async with asyncio.timeout(10):
+            with pytest.raises(aiohttp.ClientError):
+                await response.read()
