@@ -18,6 +18,7 @@ SERVER_TOOL_TOKENS_MAX = 50_000
 """What one use of a tool at the provider may put into the model's input."""
 _BOUNDED_TOOLS = ("web_search_", "web_fetch_")
 _THOUGHTS = ("thinking", "redacted_thinking")
+_SAID = ("text", "partial_json", "thinking", "signature")
 _OWN_TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_")
 """Tools that the client runs itself."""
 
@@ -110,12 +111,12 @@ class AnthropicMeter:
             self.usage.output_bytes += len(data)
             return []
         match found.get("type"):
+            case "content_block_delta":  # nearly all of them
+                self._delta(as_object(found.get("delta")))
             case "message_start":
                 self._take(as_object(as_object(found.get("message")).get("usage")))
             case "content_block_start":
                 self._starts(as_object(found.get("content_block")))
-            case "content_block_delta":
-                self._delta(as_object(found.get("delta")))
             case "content_block_stop":
                 return self._stops()
             case "message_delta":
@@ -166,10 +167,12 @@ class AnthropicMeter:
             self.usage.output_bytes += len(as_text(block.get("name")))
 
     def _delta(self, delta: Json) -> None:
-        text = next(
-            (as_text(delta[key]) for key in ("text", "partial_json", "thinking", "signature") if key in delta), ""
-        )
-        self.usage.output_bytes += len(text.encode("utf-8", "surrogatepass"))
+        text = ""
+        for key in _SAID:
+            if key in delta:
+                text = as_text(delta[key])
+                break
+        self.usage.output_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
         if self._tool is not None and "partial_json" in delta:
             self._tool[1].append(text)
 

@@ -60,7 +60,15 @@ class SseReader:
 
 
 def _data(event: bytes) -> bytes:
-    if event.startswith(b"data: ") and b"\n" not in event and b"\r" not in event:
-        return event[6:]
+    if b"\r" not in event:
+        if event.startswith(b"data: ") and b"\n" not in event:
+            return event[6:]
+        if event.startswith(b"event:") and event.count(b"\n") == 1:  # as Anthropic says all of them
+            at = event.index(b"\n") + 1
+            return event[at + 6 :] if event.startswith(b"data: ", at) else _data_of_lines(event)
+    return _data_of_lines(event)
+
+
+def _data_of_lines(event: bytes) -> bytes:
     lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
     return b"\n".join(lines)

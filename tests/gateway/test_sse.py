@@ -25,6 +25,18 @@ def test_the_same_events_come_of_any_cut_into_chunks(cuts: list[int]) -> None:
     assert reader.position == len(EVENTS)
 
 
+LINES = st.tuples(
+    st.sampled_from((b"event: ", b"data: ", b"data:", b": ", b"id: ", b"")), st.sampled_from((b"a", b"{} "))
+)
+
+
+@given(lines=st.lists(LINES, min_size=1, max_size=4), end=st.sampled_from((b"\n", b"\r\n")))
+def test_the_data_is_all_data_lines_whatever_stands_around_them(lines: list[tuple[bytes, bytes]], end: bytes) -> None:
+    found, _ = read(b"".join(name + text + end for name, text in lines) + end, [])
+    data = [(name + text)[5:].removeprefix(b" ") for name, text in lines if name.startswith(b"data:")]
+    assert [said for said, _, _ in found] == [b"\n".join(data)]
+
+
 @given(stream=st.binary(max_size=300), cuts=CUTS)
 def test_whatever_comes_positions_stay_within_the_stream(stream: bytes, cuts: list[int]) -> None:
     found, reader = read(stream, cuts)
