@@ -40,18 +40,23 @@ class Relay:
         self.received += len(chunk)
         out: list[bytes] = []
         at = base
-        for event in self._reader.feed(chunk):
-            tools = self._meter.on_event(event.data)
-            if tools and self._watch is not None:
-                before = max(at, event.start)
-                out.append(piece[at - base : before - base])
-                at = before
-                await self._write(out)
-                for name, given in tools:
-                    await self._watch.on_tool(name, given)
-            if self._whole_events and self._meter.drops(event.data):
-                out.append(piece[at - base : event.start - base])
-                at = event.end
+        events = iter(self._reader.feed(chunk))
+        try:
+            for event in events:
+                tools = self._meter.on_event(event.data)
+                if tools and self._watch is not None:
+                    before = max(at, event.start)
+                    out.append(piece[at - base : before - base])
+                    at = before
+                    await self._write(out)
+                    for name, given in tools:
+                        await self._watch.on_tool(name, given)
+                if self._whole_events and self._meter.drops(event.data):
+                    out.append(piece[at - base : event.start - base])
+                    at = event.end
+        finally:
+            for unheard in events:  # whoever asked has gone meanwhile: what came along is counted all the same
+                self._meter.on_event(unheard.data)
         end = max(at, self._reader.position) if self._whole_events else self.received
         out.append(piece[at - base : end - base])
         self._kept = piece[end - base :]

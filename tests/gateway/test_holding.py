@@ -84,7 +84,7 @@ async def test_a_client_that_goes_while_a_checkpoint_holds_a_risky_tool_call_is_
 ) -> None:
     boundary = Watching()
     boundary.between.set()
-    async with provider(streaming(*with_tool())) as model, a_world(bus, model.url, boundary=boundary) as world:
+    async with provider(streaming(b"".join(with_tool()))) as model, a_world(bus, model.url, boundary=boundary) as world:
         machine = await world.machine()
         asking = asyncio.create_task(world.said(machine))
         await eventually(lambda: len(boundary.tools) == 1)
