@@ -1,6 +1,7 @@
 """`autovibe dev`: the whole hub on this machine, until Ctrl-C."""
 
 import os
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,8 @@ def dev(
     as_json: AsJson = False,
 ) -> None:
     """Start NATS, PostgreSQL and every service; stay until Ctrl-C or SIGTERM. Started again, it goes on where it was."""
+    # Nothing is started yet: a Ctrl-C ends it at once. As an exception it can get lost amid the imports.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     from cli.stack.foreground import stay  # noqa: PLC0415  # the services, which other commands never need
     from cli.stack.stack import StackOptions  # noqa: PLC0415
 
