@@ -16,15 +16,17 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from hypervisors.port import Unreachable
 
 START_DEADLINE_S = 30.0
-FORK_DEADLINE_S = 10.0
-"""So long the zygote may say nothing at all while a fork is asked of it; fifty at once may take longer together."""
-KILL_DEADLINE_S = 10.0
+SILENCE_S = 10.0
+"""So long the zygote may say nothing at all while something is asked of it; fifty at once may take longer together."""
+ANSWER_S_MAX = 120.0
+"""The longest that one answer is waited for, whatever else it says."""
 FRAME_BYTES_MAX = 128 * 1024 * 1024
 
 
@@ -105,38 +107,47 @@ class Zygote:
         answer = self._forking.setdefault(key, asyncio.get_running_loop().create_future())
         try:
             await self._send(f'{{"op":"fork","key":"{key}","spec":{spec},"options":{options}}}')
-            return await self._answered(answer)
+            await self._while_it_speaks(answer)
+            return answer.result()
         except (OSError, TimeoutError) as reason:
-            said = f"the zygote did not fork {key}, and said nothing for {FORK_DEADLINE_S} s: {reason!r}"
+            said = f"the zygote did not fork {key}, and said nothing for {SILENCE_S} s: {reason!r}"
             raise Unreachable(said) from reason
         finally:
             self._forking.pop(key, None)
-
-    async def _answered(self, answer: asyncio.Future[int]) -> int:
-        clock = asyncio.get_running_loop().time
-        asked_at = clock()
-        while not answer.done():
-            left_s = max(asked_at, self._heard_at) + FORK_DEADLINE_S - clock()
-            if left_s <= 0:
-                raise TimeoutError
-            await asyncio.wait([answer], timeout=left_s)
-        return answer.result()
 
     async def kill(self, key: str) -> None:
         """Kill an agent, and with it everything in its sandbox; returns when it is gone.
 
         Raises:
-            Unreachable: It is not gone in time.
+            Unreachable: It is not gone, and the zygote says nothing.
         """
         gone = self._gone.get(key)
         if gone is None:
             return
+        waiting = asyncio.ensure_future(gone.wait())
         try:
             await self._send(f'{{"op":"kill","key":"{key}"}}')
-            async with asyncio.timeout(KILL_DEADLINE_S):
-                await gone.wait()
+            await self._while_it_speaks(waiting)
         except (OSError, TimeoutError) as reason:
-            raise Unreachable(f"agent {key} is not gone after {KILL_DEADLINE_S} s: {reason!r}") from reason
+            said = f"agent {key} is not gone, and the zygote said nothing for {SILENCE_S} s: {reason!r}"
+            raise Unreachable(said) from reason
+        finally:
+            waiting.cancel()
+
+    async def _while_it_speaks(self, waiting: "asyncio.Future[Any]") -> None:
+        """Wait until it is done, for as long as the zygote is not silent for `SILENCE_S`, and at most `ANSWER_S_MAX`.
+
+        Raises:
+            TimeoutError: It was, or that is over.
+        """
+        clock = asyncio.get_running_loop().time
+        asked_at = clock()
+        while not waiting.done():
+            silent_at = max(asked_at, self._heard_at) + SILENCE_S
+            left_s = min(silent_at, asked_at + ANSWER_S_MAX) - clock()
+            if left_s <= 0:
+                raise TimeoutError
+            await asyncio.wait([waiting], timeout=left_s)
 
     async def close(self) -> None:
         """End the zygote, all its agents and all they run."""

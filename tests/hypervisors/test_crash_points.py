@@ -43,7 +43,7 @@ async def test_a_fork_that_was_given_up_on_and_asked_for_again_makes_one_agent(
 ) -> None:
     hypervisor = stack.hypervisor
     await hypervisor.self_test()
-    monkeypatch.setattr(zygotes, "FORK_DEADLINE_S", 0.3)
+    monkeypatch.setattr(zygotes, "SILENCE_S", 0.3)
     spec = stack.base.spec("sleep 1000", stack.server.url)
     before = len(agents_of(hypervisor.zygote.pid))
     os.kill(hypervisor.zygote.pid, signal.SIGSTOP)
@@ -58,7 +58,7 @@ async def test_a_fork_that_was_given_up_on_and_asked_for_again_makes_one_agent(
         except Unreachable:
             return False
 
-    monkeypatch.setattr(zygotes, "FORK_DEADLINE_S", 10.0)
+    monkeypatch.setattr(zygotes, "SILENCE_S", 10.0)
     await eventually(made)
     await report(stack.hub, spec.machine_id, AgentRegistered)
     other = stack.base.spec("true", stack.server.url)
@@ -76,7 +76,7 @@ async def test_a_fork_that_comes_after_its_machine_was_destroyed_does_not_stay(
 ) -> None:
     hypervisor = stack.hypervisor
     await hypervisor.self_test()
-    monkeypatch.setattr(zygotes, "FORK_DEADLINE_S", 0.3)
+    monkeypatch.setattr(zygotes, "SILENCE_S", 0.3)
     spec = stack.base.spec("sleep 1000", stack.server.url)
     before = len(agents_of(hypervisor.zygote.pid))
     os.kill(hypervisor.zygote.pid, signal.SIGSTOP)
@@ -84,7 +84,7 @@ async def test_a_fork_that_comes_after_its_machine_was_destroyed_does_not_stay(
         await hypervisor.create(spec)
     await hypervisor.destroy(spec.machine_id, 1)
     os.kill(hypervisor.zygote.pid, signal.SIGCONT)
-    monkeypatch.setattr(zygotes, "FORK_DEADLINE_S", 10.0)
+    monkeypatch.setattr(zygotes, "SILENCE_S", 10.0)
     other = stack.base.spec("true", stack.server.url)
     await hypervisor.create(other)
     await hypervisor.destroy(other.machine_id, 1)
