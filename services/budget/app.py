@@ -7,6 +7,7 @@ decided again.
 """
 
 import asyncio
+import gc
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -64,6 +65,8 @@ class Budget:
         self._reactors.on(stream="LOG", durable=self.name, subjects=HEARS)(self._desk.hear)
 
     async def __aenter__(self) -> Self:
+        # What is loaded by now stays: the collector need not look at it again.
+        gc.freeze()
         async with AsyncExitStack() as exits:
             await asyncio.gather(self._desk.open(), self._parked.catch_up(), self._leases.catch_up())
             tasks = await exits.enter_async_context(asyncio.TaskGroup())

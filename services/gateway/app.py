@@ -1,6 +1,7 @@
 """The gateway lets machines call models: it knows who calls, has each call paid for, passes it on, and says what it used."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -65,6 +66,8 @@ class Gateway:
         self._exits = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        # What is loaded by now stays: the collector need not look at it again.
+        gc.freeze()
         async with AsyncExitStack() as exits:
             await exits.enter_async_context(self.tokens.following())
             tasks = await exits.enter_async_context(asyncio.TaskGroup())
