@@ -249,8 +249,8 @@ def _extended(at: Envelope, short: Amounts, terms: Terms) -> Mapping[str, tuple[
     money = short.get(Resource.MONEY, ZERO)
     generous = {**short, Resource.MONEY: terms.slice_cad} if ZERO < money < terms.slice_cad else short
     for wanted in (generous, short):
-        is_turn = terms.out_of_time or terms.may_have(wanted)
-        if wanted and is_turn and obstacle(at, wanted, terms.now) is None:
+        fits = wanted and obstacle(at, wanted, terms.now) is None
+        if fits and (terms.out_of_time or terms.may_have(wanted)):
             by_node = extension(at, wanted, terms.now)
             hold = at.hold
             assert hold is not None, "only a machine that is set aside for is extended"

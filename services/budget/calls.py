@@ -36,6 +36,8 @@ from services.kit.repository import CONFLICTS_MAX
 
 TOGETHER_MAX = 64
 """Commands of one machine that are decided together."""
+RELEASE_PAUSE_S = 0.05
+"""Those who wait are tried again at most so often: with hundreds of them each time costs as much."""
 WAITING_MAX = 1_000
 """Reservations of one machine that may wait; what is beyond is asked to come again."""
 
@@ -95,20 +97,25 @@ class CallDesk:
             turns = in_turn(tuple(waiting.values()), self._queue, self._purses.now())
             turn = {str(call.machine_id): number for number, call in enumerate(turns)}
             boxes = [box for box in self._boxes.values() if box.waiting]
+            stuck: set[str] = set()
             for box in sorted(boxes, key=lambda box: turn.get(box.where.id, len(turn))):
-                if box.work is not None:  # what it decides on may be from before
-                    await asyncio.wait([box.work])
-                self._wake(box)
-                if box.work is not None:
-                    await asyncio.wait([box.work])
+                if box.where.project in stuck and box.where.id in turn:
+                    continue  # nobody of its project overtakes the one before it
+                await self._try_again(box)
+                if box.first_above() is not None:
+                    stuck.add(box.where.project)
+            await asyncio.sleep(RELEASE_PAUSE_S)
+
+    async def _try_again(self, box: Mailbox) -> None:
+        if box.work is not None:  # what it decides on may be from before
+            await asyncio.wait([box.work])
+        self._wake(box)
+        if box.work is not None:
+            await asyncio.wait([box.work])
 
     def _waiting(self, but: Address | None = None) -> list[WaitingCall]:
         """Return the first of each machine that waits for the accounts above."""
-        firsts = (
-            next((asked.waits for asked in box.waiting if asked.waits is not None), None)
-            for box in self._boxes.values()
-            if box.where != but
-        )
+        firsts = (box.first_above() for box in self._boxes.values() if box.where != but)
         return [first for first in firsts if first is not None]
 
     async def serve(self) -> None:

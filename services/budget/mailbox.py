@@ -104,6 +104,10 @@ class Mailbox:
     work: "asyncio.Task[None] | None" = None
     draw_due: float | None = None
 
+    def first_above(self) -> WaitingCall | None:
+        """Return the first call that waits for the accounts above; None: none does."""
+        return next((asked.waits for asked in self.waiting if asked.waits is not None), None)
+
     def give_up(self, command: Void) -> None:
         """Its client has gone: a reservation that still waits is answered, so that it is never granted."""
         for asked in (*self.waiting, *self.asked):
