@@ -58,8 +58,9 @@ class Supervisor:
         self._reader: Reader = PlainReader()
         """Of the program that runs, or ran last."""
         self._was_stopped = False
-        self._relay: Relay | None = None
         """Whether that program was still running when there was a reason to end it."""
+        self._relay: Relay | None = None
+        """Its way out, if it has one, or had."""
 
     async def run(self) -> int:
         async with self._background():

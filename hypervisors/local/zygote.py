@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -27,6 +27,7 @@ SILENCE_S = 10.0
 """So long the zygote may say nothing at all while something is asked of it; fifty at once may take longer together."""
 ANSWER_S_MAX = 120.0
 """The longest that one answer is waited for, whatever else it says."""
+T = TypeVar("T")
 FRAME_BYTES_MAX = 128 * 1024 * 1024
 
 
@@ -107,11 +108,9 @@ class Zygote:
         answer = self._forking.setdefault(key, asyncio.get_running_loop().create_future())
         try:
             await self._send(f'{{"op":"fork","key":"{key}","spec":{spec},"options":{options}}}')
-            await self._while_it_speaks(answer)
-            return answer.result()
+            return await self._while_it_speaks(answer)
         except (OSError, TimeoutError) as reason:
-            said = f"the zygote did not fork {key}, and said nothing for {SILENCE_S} s: {reason!r}"
-            raise Unreachable(said) from reason
+            raise Unreachable(f"the zygote did not fork {key}: {reason!r}") from reason
         finally:
             self._forking.pop(key, None)
 
@@ -119,7 +118,7 @@ class Zygote:
         """Kill an agent, and with it everything in its sandbox; returns when it is gone.
 
         Raises:
-            Unreachable: It is not gone, and the zygote says nothing.
+            Unreachable: It is not gone in time.
         """
         gone = self._gone.get(key)
         if gone is None:
@@ -129,13 +128,12 @@ class Zygote:
             await self._send(f'{{"op":"kill","key":"{key}"}}')
             await self._while_it_speaks(waiting)
         except (OSError, TimeoutError) as reason:
-            said = f"agent {key} is not gone, and the zygote said nothing for {SILENCE_S} s: {reason!r}"
-            raise Unreachable(said) from reason
+            raise Unreachable(f"agent {key} is not gone: {reason!r}") from reason
         finally:
             waiting.cancel()
 
-    async def _while_it_speaks(self, waiting: "asyncio.Future[Any]") -> None:
-        """Wait until it is done, for as long as the zygote is not silent for `SILENCE_S`, and at most `ANSWER_S_MAX`.
+    async def _while_it_speaks(self, waiting: "asyncio.Future[T]") -> T:
+        """Return its result, for as long as the zygote is not silent for `SILENCE_S`, and at most after `ANSWER_S_MAX`.
 
         Raises:
             TimeoutError: It was, or that is over.
@@ -146,8 +144,10 @@ class Zygote:
             silent_at = max(asked_at, self._heard_at) + SILENCE_S
             left_s = min(silent_at, asked_at + ANSWER_S_MAX) - clock()
             if left_s <= 0:
-                raise TimeoutError
+                heard_s = clock() - max(asked_at, self._heard_at)
+                raise TimeoutError(f"asked {clock() - asked_at:.1f} s ago, it has said nothing for {heard_s:.1f} s")
             await asyncio.wait([waiting], timeout=left_s)
+        return waiting.result()
 
     async def close(self) -> None:
         """End the zygote, all its agents and all they run."""
