@@ -43,6 +43,15 @@ class Account:
     observed: asyncio.Task[None] | None = None
     is_resolved: bool = False
 
+    def resolves(self) -> bool:
+        """Take it for resolved from now on; returns False where it was already."""
+        if self.is_resolved:
+            return False
+        self.is_resolved = True
+        if self.observing is not None:
+            self.observing.cancel()
+        return True
+
 
 class Accounts:
     """Speaks with the ledger for all calls. What must be said in the end is said again until it is heard."""
@@ -96,11 +105,8 @@ class Accounts:
 
     def settle(self, account: Account, usage: Usage, *, reason: str = "") -> None:
         """Post what was used; `reason` says why the answer is not whole."""
-        if account.is_resolved:
+        if not account.resolves():
             return
-        account.is_resolved = True
-        if account.observing is not None:
-            account.observing.cancel()
         estimated = not usage.is_complete
         why = reason or ("the provider did not say what was used" if estimated else "")
         ask = Settle(
@@ -124,11 +130,8 @@ class Accounts:
 
     def void(self, account: Account, reason: str, *, http_status: int = 0) -> None:
         """Say that it came to nothing."""
-        if account.is_resolved:
+        if not account.resolves():
             return
-        account.is_resolved = True
-        if account.observing is not None:
-            account.observing.cancel()
         ask = Void(**_named(account.call), reason=reason[:4_000], http_status=http_status)
         self._spawn(self._resolve(account, lambda: self._ledger.void(ask)))
 
