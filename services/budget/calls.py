@@ -58,6 +58,9 @@ class CallDesk:
         self._queue = queue
         self._tasks: asyncio.TaskGroup | None = None
         self._moved = asyncio.Event()
+        """Somebody who waits for the accounts above may have room, or its turn."""
+        self._is_all_moved = False
+        """Those who wait for calls of their own machine may have room, too."""
 
     def begin(self, tasks: asyncio.TaskGroup) -> None:
         self._tasks = tasks
@@ -86,6 +89,7 @@ class CallDesk:
 
     def budgets_moved(self) -> None:
         """Something was settled, released or allocated: whoever waits is tried again."""
+        self._is_all_moved = True
         self._moved.set()
 
     async def release(self) -> None:
@@ -93,17 +97,18 @@ class CallDesk:
         while True:
             await self._moved.wait()
             self._moved.clear()
-            waiting = {call.machine_id: call for call in self._waiting()}
-            turns = in_turn(tuple(waiting.values()), self._queue, self._purses.now())
-            turn = {str(call.machine_id): number for number, call in enumerate(turns)}
-            boxes = [box for box in self._boxes.values() if box.waiting]
+            is_all, self._is_all_moved = self._is_all_moved, False
+            own = [box for box in self._boxes.values() if box.waiting and box.first_above() is None] if is_all else []
             stuck: set[str] = set()
-            for box in sorted(boxes, key=lambda box: turn.get(box.where.id, len(turn))):
-                if box.where.project in stuck and box.where.id in turn:
-                    continue  # nobody of its project overtakes the one before it
+            for call in in_turn(self._waiting(), self._queue, self._purses.now()):
+                box = self._boxes.get(address.machine(call.slug, call.machine_id))
+                if box is None or call.slug in stuck:
+                    continue  # nobody of a project overtakes the one before it
                 await self._try_again(box)
                 if box.first_above() is not None:
-                    stuck.add(box.where.project)
+                    stuck.add(call.slug)
+            for box in own:
+                await self._try_again(box)
             await asyncio.sleep(RELEASE_PAUSE_S)
 
     async def _try_again(self, box: Mailbox) -> None:
@@ -148,8 +153,7 @@ class CallDesk:
         box = self._boxes.setdefault(where, Mailbox(where))
         if len(box.asked) + len(box.waiting) >= WAITING_MAX:
             raise Busy(f"{WAITING_MAX} commands of {where} wait already")
-        if isinstance(command, Void):
-            box.give_up(command)
+        if isinstance(command, Void) and box.give_up(command):
             self._moved.set()
         return await self._put(box, command, actor, wait_s)
 

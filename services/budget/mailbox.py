@@ -108,8 +108,13 @@ class Mailbox:
         """Return the first call that waits for the accounts above; None: none does."""
         return next((asked.waits for asked in self.waiting if asked.waits is not None), None)
 
-    def give_up(self, command: Void) -> None:
-        """Its client has gone: a reservation that still waits is answered, so that it is never granted."""
+    def give_up(self, command: Void) -> bool:
+        """Its client has gone: a reservation that still waits is answered, so that it is never granted.
+
+        Returns:
+            Whether it stood in others' way.
+        """
+        waited = len(self.waiting)
         for asked in (*self.waiting, *self.asked):
             if (
                 isinstance(asked.command, Reserve)
@@ -121,3 +126,4 @@ class Mailbox:
                 )
                 asked.answer.set_result(gone)
         self.waiting = [asked for asked in self.waiting if not asked.answer.done()]
+        return len(self.waiting) < waited
