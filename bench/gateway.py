@@ -42,6 +42,7 @@ from services.kit import topology
 from services.kit.bus import Bus, BusSettings
 from services.kit.log import Write
 from tests.harness import free_port, short_directory
+from tests.harness.services import listens
 
 SHOP = "bench"
 WARM_CALLS = 20
@@ -60,7 +61,7 @@ async def process(argv: list[str], port: int, **environment: str) -> AsyncGenera
         started = await asyncio.create_subprocess_exec(*argv, env=environ, stdout=said, stderr=said)
         try:
             async with asyncio.timeout(START_S):
-                while not await _listens(port):
+                while not await listens(port):
                     if started.returncode is not None:
                         said.seek(0)
                         raise RuntimeError(f"{argv}: {said.read()[-2_000:].decode(errors='replace')}")
@@ -71,15 +72,6 @@ async def process(argv: list[str], port: int, **environment: str) -> AsyncGenera
                 started.terminate()
             async with asyncio.timeout(START_S):
                 await started.wait()
-
-
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 async def happen(bus: Bus, address: at.Address, *events: Event) -> None:

@@ -13,22 +13,10 @@ import aiohttp
 import uvloop
 from aiohttp import web
 
-from events.ledger import (
-    AskPrice,
-    Granted,
-    NotGranted,
-    Observe,
-    Priced,
-    Renew,
-    Renewed,
-    Reserve,
-    Settle,
-    Settled,
-    Void,
-)
+from events.ledger import Settle, Settled
 from services.gateway.app import GatewaySettings, create_app
 from services.kit.bus import Bus
-from services.kit.ledger import CallLedger
+from tests.gateway.ledger import MemoryLedger
 
 CHUNKS = 20
 HOLD = b'"user_id":"hold"'
@@ -36,33 +24,17 @@ HOLD = b'"user_id":"hold"'
 USAGE = {"input_tokens": 9_000, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0, "output_tokens": 1}
 
 
-class MemoryLedger(CallLedger):
-    """Counts what is open and grants everything: what is left is the gateway's own work."""
+class SlowLedger(MemoryLedger):
+    """Has money for everything, and takes so long to settle."""
 
     def __init__(self, settle_s: float) -> None:
-        self._open: set[object] = set()
+        super().__init__(Decimal(1_000_000_000))
         self._settle_s = settle_s
 
-    async def reserve(self, ask: Reserve) -> Granted | NotGranted:
-        self._open.add(ask.call_id)
-        return Granted(call_id=ask.call_id, output_tokens_max=ask.output_tokens_max, held_cad=Decimal(1))
-
-    async def observe(self, ask: Observe) -> None:
-        del ask
-
     async def settle(self, ask: Settle) -> Settled:
-        await asyncio.sleep(self._settle_s)
-        self._open.discard(ask.call_id)
-        return Settled(call_id=ask.call_id, cost_cad=Decimal(1), spent_cad=Decimal(1))
-
-    async def void(self, ask: Void) -> None:
-        self._open.discard(ask.call_id)
-
-    async def renew(self, ask: Renew) -> Renewed:
-        return Renewed(lost=tuple(call.call_id for call in ask.calls if call.call_id not in self._open))
-
-    async def price(self, ask: AskPrice) -> Priced:
-        return Priced(model=ask.model, provider=ask.provider)
+        if self._settle_s:
+            await asyncio.sleep(self._settle_s)
+        return await super().settle(ask)
 
 
 def event(name: str, **fields: object) -> bytes:
@@ -160,7 +132,7 @@ async def memory(settle_s: float) -> None:
     settings = GatewaySettings()
     async with AsyncExitStack() as exits:
         bus = await exits.enter_async_context(Bus.connect(settings, name="gateway"))
-        await exits.enter_async_context(create_app(bus, settings, ledger=MemoryLedger(settle_s)))
+        await exits.enter_async_context(create_app(bus, settings, ledger=SlowLedger(settle_s)))
         await asyncio.Event().wait()
 
 

@@ -1,5 +1,8 @@
 """A machine that makes model calls, as the gateway asks for them: real service, real log."""
 
+import asyncio
+import json
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from decimal import Decimal
 from uuid import UUID
@@ -8,13 +11,14 @@ from events import address, fresh
 from events.budget import BudgetRequested
 from events.call import Tokens
 from events.ids import HUB
-from events.ledger import Granted, NotGranted, Reserve, Settle, Settled, Void
+from events.ledger import AskPrice, Granted, NotGranted, Reserve, Settle, Settled, Void
 from events.machine import Limits, MachineParked, MachineProvisioningStarted, MachineRequested
 from events.words import Hold, HoldMode, MachineType, Resource, Unit
 from services.budget.settings import BudgetSettings
-from services.kit.ledger import LedgerClient
+from services.kit.ledger import LedgerClient, LedgerUnreachable
 from tests.budget.conftest import Client
 from tests.budget.world import SHOP
+from tests.harness.services import service_process
 
 MODEL = "rehearsal-sonnet"
 
@@ -46,6 +50,27 @@ PRICE_LIST = [  # a millionth CAD for each token of any class: what is held can 
         "currency": "CAD",
     }
 ]
+
+
+def budget_process(
+    nats_url: str, ledger: LedgerClient, **settings: str
+) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    """The budget with these settings in a process of its own."""
+
+    async def answers() -> bool:
+        try:
+            return (await ledger.price(AskPrice(model=MODEL))).rates is not None
+        except LedgerUnreachable:
+            return False
+
+    said = {
+        "vcpu_hour_cad": "0",
+        "gib_hour_cad": "0",
+        "prices_own": json.dumps(PRICE_LIST),
+        "prices_packaged": "false",
+        "slice_cad": "0",
+    }
+    return service_process("budget", nats_url, answers, **{**said, **settings})
 
 
 def ai_request(money: str | None = "1", greediness: str | None = None) -> MachineRequested:

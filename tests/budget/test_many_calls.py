@@ -6,16 +6,13 @@ As many as the promise names, in some minutes:
 """
 
 import asyncio
-import json
 import os
 import random
-import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
@@ -30,9 +27,10 @@ from events.envelope import Recorded
 from events.ids import HUB
 from events.ledger import Granted, Observe, Reserve, Void
 from events.words import BudgetPeriod, HoldMode, Resource
+from services.gateway.account import RETRY_MAX_S, RETRY_MIN_S
 from services.kit.bus import BusSettings
-from services.kit.ledger import LedgerRefused, LedgerUnreachable
-from tests.budget.calling import PRICE_LIST, Caller, money
+from services.kit.ledger import LedgerClient, LedgerRefused, LedgerUnreachable
+from tests.budget.calling import Caller, budget_process, money
 from tests.budget.conftest import Client
 from tests.budget.world import SHOP
 from tests.harness import eventually
@@ -41,47 +39,13 @@ CALLS = int(os.environ.get("AUTOVIBE_SOAK_CALLS", "300"))
 MACHINES = int(os.environ.get("AUTOVIBE_SOAK_MACHINES", "12"))
 KILLS = max(2, CALLS // 1_000)
 SEED = int(os.environ.get("AUTOVIBE_SOAK_SEED", "7"))
+SETTINGS = {"slice_cad": "0.05", "machines_max": "1000", "call_lease_s": "4", "log_level": "error"}
 AT_ONCE_OF_A_MACHINE = 3
 TOKENS_MAX = 40_000
-LEASE_S = 4.0
-INSIST_S = max(120.0, CALLS / 10)
+INSIST_S = 120.0
 PROCESS_S = 60.0
-ROOT = Path(__file__).resolve().parents[2]
 MILLIONTH = Decimal("0.000001")
 T = TypeVar("T")
-
-
-@dataclass
-class Budget:
-    """The service in a process of its own, to be killed."""
-
-    nats_url: str
-    process: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "AUTOVIBE_NATS_URL": self.nats_url,
-            "AUTOVIBE_HEALTH_PORT": "0",
-            "AUTOVIBE_LOG_LEVEL": "error",
-            "AUTOVIBE_PRICES_OWN": json.dumps(PRICE_LIST),
-            "AUTOVIBE_PRICES_PACKAGED": "false",
-            "AUTOVIBE_VCPU_HOUR_CAD": "0",
-            "AUTOVIBE_GIB_HOUR_CAD": "0",
-            "AUTOVIBE_SLICE_CAD": "0.05",
-            "AUTOVIBE_MACHINES_MAX": "1000",
-            "AUTOVIBE_CALL_LEASE_S": str(LEASE_S),
-        }
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.budget", cwd=ROOT, env=environment, stdout=asyncio.subprocess.DEVNULL
-        )
-
-    async def kill(self) -> None:
-        assert self.process is not None
-        if self.process.returncode is None:
-            self.process.kill()
-        await self.process.wait()
 
 
 @dataclass
@@ -97,12 +61,14 @@ class Provider:
 
 async def insist(ask: Callable[[], Awaitable[T]]) -> T:
     """Ask until there is an answer, as the gateway does with what must be said."""
+    pause_s = RETRY_MIN_S
     async with asyncio.timeout(INSIST_S):
         while True:
             try:
                 return await ask()
             except LedgerUnreachable:
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(pause_s)
+                pause_s = min(RETRY_MAX_S, 2 * pause_s)
 
 
 async def one_call(caller: Caller, provider: Provider, chance: random.Random) -> bool:
@@ -219,16 +185,21 @@ def check_bill(log: list[Recorded], provider: Provider) -> None:
 async def test_many_calls_at_once_overrun_nothing_whoever_is_killed(
     client: Client, nats_server: EmbeddedNats, bus_settings: BusSettings
 ) -> None:
-    chance, provider, budget = random.Random(SEED), Provider(), Budget(bus_settings.nats_url)
+    chance, provider, ledger = random.Random(SEED), Provider(), LedgerClient(client.bus.nc)
     async with AsyncExitStack() as exits:
-        await budget.start()
-        exits.push_async_callback(budget.kill)
+        budget = await exits.enter_async_context(AsyncExitStack())
+
+        async def start() -> None:
+            await budget.enter_async_context(budget_process(bus_settings.nats_url, ledger, **SETTINGS))
+
+        await start()
         expected = CALLS * TOKENS_MAX * MILLIONTH / 4
         await client.set_budget(HUB, money("1000"))
         await client.set_budget(SHOP, money(f"{expected * Decimal('0.8'):.6f}"))
         await eventually(client.idle, timeout_s=PROCESS_S)
         share = f"{expected / MACHINES / 2:.6f}"
-        callers = [await Caller.start(client, share if number % 2 else None) for number in range(MACHINES)]
+        started = [await Caller.start(client, share if number % 2 else None) for number in range(MACHINES)]
+        callers = [replace(caller, ledger=ledger) for caller in started]  # as patient as the gateway, and no more
 
         async def machine(caller: Caller, own: random.Random) -> None:
             for _ in range(CALLS // (MACHINES * AT_ONCE_OF_A_MACHINE)):
@@ -241,8 +212,8 @@ async def test_many_calls_at_once_overrun_nothing_whoever_is_killed(
                     nats_server.kill()
                     await nats_server.ended()
                     await nats_server.start()
-                await budget.kill()
-                await budget.start()
+                await budget.aclose()
+                await start()
 
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(killer())

@@ -46,6 +46,7 @@ class MemoryLedger:
 
     def __init__(self, cad: Decimal = Decimal(1_000)) -> None:
         self.cad = cad
+        self.used = Decimal(0)
         self.reserved: dict[UUID, Reserve] = {}
         self.open: dict[UUID, Decimal] = {}
         self.observed: list[Observe] = []
@@ -60,10 +61,6 @@ class MemoryLedger:
         self.gate.set()
         self.away = 0
         """So many questions get no answer."""
-
-    @property
-    def used(self) -> Decimal:
-        return sum((cost(each.tokens) for each in self.settled.values()), Decimal(0))
 
     async def reserve(self, ask: Reserve) -> Granted | NotGranted:
         self._there()
@@ -97,6 +94,8 @@ class MemoryLedger:
     async def settle(self, ask: Settle) -> Settled:
         self._there()
         assert ask.call_id not in self.voided, "a call is resolved once"
+        if ask.call_id not in self.settled:
+            self.used += cost(ask.tokens)
         assert self.settled.setdefault(ask.call_id, ask) == ask, "a call is settled once"
         self.open.pop(ask.call_id, None)
         return Settled(call_id=ask.call_id, cost_cad=cost(ask.tokens), spent_cad=self.used)

@@ -2,10 +2,7 @@
 
 import asyncio
 import json
-import os
-import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import aiohttp
@@ -15,18 +12,19 @@ from nats.aio.msg import Msg
 from cli.stack.nats import EmbeddedNats, NatsConfig
 from events import address
 from events.call import CallReserved, CallSettled
-from events.ledger import SUBJECTS, AskPrice, Reserve
+from events.ledger import SUBJECTS, Reserve
 from services.kit import topology
 from services.kit.bus import Bus
-from services.kit.ledger import LedgerClient, LedgerUnreachable
+from services.kit.ledger import LedgerClient
 from services.kit.settings import BusSettings
-from tests.budget.calling import PRICE_LIST, money, settings
+from tests.budget.calling import budget_process, money, settings
 from tests.budget.world import SHOP
 from tests.gateway.provider import anthropic_events, provider, streaming
 from tests.gateway.test_boundary import RESULTS, agent
 from tests.gateway.test_with_budget import ASK, BILLED, admitted, budgeted, upstream
 from tests.gateway.world import MESSAGES, Machine, a_world
 from tests.harness import eventually, free_port, short_directory
+from tests.harness.services import listens, service_process
 
 pytestmark = pytest.mark.timeout(120)
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,75 +34,17 @@ EVENTS = anthropic_events()
 AFTER_A_TOOL = {**ASK, "messages": [{"role": "user", "content": "hi"}, RESULTS]}
 
 
-@asynccontextmanager
-async def gateway_process(
+def gateway_process(
     nats_url: str, model_url: str, port: int, *, checkpoint_s: float = 0.1
-) -> AsyncGenerator[asyncio.subprocess.Process]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "AUTOVIBE_NATS_URL": nats_url,
-        "AUTOVIBE_HEALTH_PORT": "0",
-        "AUTOVIBE_LOG_LEVEL": "warning",
-        "AUTOVIBE_GATEWAY_PORT": str(port),
-        "AUTOVIBE_GATEWAY_UPSTREAMS": json.dumps([upstream(model_url)]),
-        "AUTOVIBE_GATEWAY_CHECKPOINT_S": str(checkpoint_s),
-    }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.gateway", cwd=ROOT, env=environment, stdout=asyncio.subprocess.DEVNULL
+) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    return service_process(
+        "gateway",
+        nats_url,
+        lambda: listens(port),
+        gateway_port=str(port),
+        gateway_upstreams=json.dumps([upstream(model_url)]),
+        gateway_checkpoint_s=str(checkpoint_s),
     )
-
-    async def listens() -> bool:
-        assert process.returncode is None, "it ended by itself"
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            return False
-        writer.close()
-        return True
-
-    try:
-        await eventually(listens, timeout_s=START_S)
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-@asynccontextmanager
-async def budget_process(nats_url: str, bus: Bus) -> AsyncGenerator[asyncio.subprocess.Process]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "AUTOVIBE_NATS_URL": nats_url,
-        "AUTOVIBE_HEALTH_PORT": "0",
-        "AUTOVIBE_LOG_LEVEL": "warning",
-        "AUTOVIBE_VCPU_HOUR_CAD": "0",
-        "AUTOVIBE_GIB_HOUR_CAD": "0",
-        "AUTOVIBE_PRICES_OWN": json.dumps(PRICE_LIST),
-        "AUTOVIBE_PRICES_PACKAGED": "false",
-        "AUTOVIBE_SLICE_CAD": "0",
-    }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.budget", cwd=ROOT, env=environment, stdout=asyncio.subprocess.DEVNULL
-    )
-    ledger = LedgerClient(bus.nc, timeout_s=1)
-
-    async def answers() -> bool:
-        assert process.returncode is None, "it ended by itself"
-        try:
-            return (await ledger.price(AskPrice(model="rehearsal-sonnet"))).rates is not None
-        except LedgerUnreachable:
-            return False
-
-    try:
-        await eventually(answers, timeout_s=START_S)
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
 
 
 async def said(session: aiohttp.ClientSession, port: int, machine: Machine, body: object = ASK) -> int:
@@ -232,7 +172,7 @@ async def test_a_budget_killed_with_minus_nine_amid_a_call_loses_none_of_it(
         provider(slow) as model,
         a_world(bus, ledger=LedgerClient(bus.nc, timeout_s=1), gateway_upstreams=(upstream(model.url),)) as world,
     ):
-        async with budget_process(nats_server.url, bus) as process:
+        async with budget_process(nats_server.url, LedgerClient(bus.nc, timeout_s=1)) as process:
             await client.set_budget(SHOP, money("10"))
             machine = await admitted(world, client, "1")
             own = address.budget(SHOP, machine.machine_id)
@@ -250,7 +190,7 @@ async def test_a_budget_killed_with_minus_nine_amid_a_call_loses_none_of_it(
             found = await client.of(CallSettled, own)
             return [(one.cost_cad, one.estimated) for one in found] == [(BILLED, False)]
 
-        async with budget_process(nats_server.url, bus):
+        async with budget_process(nats_server.url, LedgerClient(bus.nc, timeout_s=1)):
             await eventually(settled, timeout_s=START_S)
             assert len(await client.of(CallReserved, own)) == 1, "the one that got no answer was never granted"
 
