@@ -174,11 +174,14 @@ class SturdyClient(Client):
         transport = self._transport
         if not self.is_connected or transport is None:
             return False
-        if self._pending:
-            transport.writelines(self._pending[:])
-            self._pending = []
-            self._pending_data_size = 0
-        transport.write(command)
+        try:
+            if self._pending:
+                transport.writelines(self._pending[:])
+                self._pending = []
+                self._pending_data_size = 0
+            transport.write(command)
+        except RuntimeError:  # uvloop's word for a transport that has been closed; the reader will notice in a moment
+            return False
         return True
 
     async def deliver(self, sid: int, subject: bytes, reply: bytes, payload: bytes, header: bytes) -> None:

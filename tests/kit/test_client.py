@@ -2,8 +2,10 @@
 
 import asyncio
 from pathlib import Path
+from unittest.mock import AsyncMock, patch
 
 import pytest
+import uvloop
 from nats.aio.msg import Msg
 
 from cli.stack.nats import EmbeddedNats
@@ -85,6 +87,18 @@ async def test_a_server_that_comes_back_is_found_and_subscriptions_live_on(serve
         assert (await bus.wire.api("INFO"))["streams"] == 6
         await bus.nc.publish("x.y", b"%d" % round_number)
         await eventually(lambda n=round_number: heard[-1:] == [b"%d" % n])
+
+
+def test_nothing_is_sent_on_a_connection_that_was_closed_a_moment_ago(server: EmbeddedNats) -> None:
+    async def closed() -> bool:
+        async with connect(server) as bus:
+            bus.nc._transport.close()  # pyright: ignore[reportPrivateUsage, reportOptionalMemberAccess] # as a reset does
+            with patch.object(bus.nc, "_process_op_err", AsyncMock()):  # nobody has noticed yet
+                await asyncio.sleep(0.01)
+                assert bus.nc.is_connected
+                return bus.nc.send_now(b"PING\r\n")
+
+    assert not uvloop.run(closed()), "uvloop raises where asyncio writes into the void"
 
 
 async def test_a_request_fails_at_once_when_the_server_dies(server: EmbeddedNats, bus: Bus) -> None:
