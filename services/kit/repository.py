@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from events.address import Address
@@ -26,6 +26,17 @@ class Loaded(Generic[S]):
     seq: int
 
 
+@dataclass(slots=True)
+class _Reads(Generic[S]):
+    """The reads of one aggregate while somebody waits for one; they go one after the other."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: int = 0
+    begun: int = 0
+    newest: tuple[int, Loaded[S]] | None = None
+    """The number of the read that ended last, and what it found."""
+
+
 class Repository(Generic[S]):
     """Folds, newest used kept; each `get` reads only what came since."""
 
@@ -35,9 +46,28 @@ class Repository(Generic[S]):
         self._evolve = evolve
         self._size = size
         self._kept: OrderedDict[Address, Loaded[S]] = OrderedDict()
+        self._reads: dict[Address, _Reads[S]] = {}
 
     async def get(self, address: Address) -> Loaded[S]:
-        """Return the state as the log has it now."""
+        """Return the state as the log has it now; those who ask while a read is on its way share the next one."""
+        reads = self._reads.setdefault(address, _Reads())
+        begun = reads.begun
+        reads.waiting += 1
+        try:
+            async with reads.lock:
+                if reads.newest is not None and reads.newest[0] > begun:
+                    return reads.newest[1]
+                reads.begun += 1
+                number = reads.begun
+                loaded = await self._read(address)
+                reads.newest = number, loaded
+                return loaded
+        finally:
+            reads.waiting -= 1
+            if not reads.waiting:
+                del self._reads[address]
+
+    async def _read(self, address: Address) -> Loaded[S]:
         known = self._kept.get(address) or Loaded(self._initial(), 0)
         tail = await self._log.load(address, after=known.seq)
         state = known.state

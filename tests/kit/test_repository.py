@@ -11,7 +11,7 @@ from events.envelope import Cause
 from events.project import ProjectCreated, ProjectUpdated
 from services.kit.bus import Bus
 from services.kit.errors import Transient
-from services.kit.log import Write
+from services.kit.log import History, Write
 from services.kit.repository import Repository, decide_and_append
 from tests.kit.conftest import connect
 
@@ -52,6 +52,33 @@ async def test_the_least_used_is_forgotten_and_folded_anew(bus: Bus) -> None:
     assert counted.folded == 3
     assert (await counted.repository.get(address.project("a"))).state == ("ProjectCreated",)
     assert counted.folded == 4
+
+
+async def test_those_who_ask_at_once_share_a_read_that_began_after_they_asked(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted, reads, load = Counted(bus), list[int](), bus.log.load
+
+    async def counting(where: address.Address, after: int = 0) -> History:
+        reads.append(after)
+        history = await load(where, after)
+        if len(reads) == 1:  # while the first is on its way, something happens
+            await bus.log.append(Write(HOME, 0, (ProjectCreated(),)), cause=CAUSE)
+        return history
+
+    monkeypatch.setattr(bus.log, "load", counting)
+    found = await asyncio.gather(*(counted.repository.get(HOME) for _ in range(50)))
+    assert [each.seq for each in found] == [0] + [1] * 49
+    assert (len(reads), counted.folded) == (2, 1)
+
+
+async def test_one_who_gives_up_while_it_reads_leaves_the_reading_to_the_next(bus: Bus) -> None:
+    await bus.log.append(Write(HOME, 0, (ProjectCreated(),)), cause=CAUSE)
+    repository = Counted(bus).repository
+    first, second = (asyncio.ensure_future(repository.get(HOME)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert (await second).seq == 1
 
 
 async def test_everybody_who_decides_at_once_gets_a_turn(server: EmbeddedNats, bus: Bus) -> None:
