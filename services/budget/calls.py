@@ -4,35 +4,27 @@ So thirty calls of one machine cost one commit, and calls of different machines 
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from datetime import datetime
-from decimal import Decimal
-from functools import partial
-from typing import assert_never
-from uuid import UUID
 
 import structlog
 
-from domain.budget import Standing
-from domain.budget.calling import Outcome, Terms, draw, folded, in_doubt, observe, reserve, settle, void
 from domain.budget.calls import Amounts
 from domain.budget.queue import Queue
 from domain.budget.waiting import WaitingCall, in_turn, may_have
 from events import address
 from events.address import Address
 from events.envelope import Cause
-from events.ledger import AskPrice, Call, Granted, NotGranted, Observe, Reserve, Settle, Settled, Void
-from events.words import Resource
+from events.ledger import Call, Observe, Reserve, Settle, Void
+from services.budget.commits import Commits
+from services.budget.drafting import Drafter
 from services.budget.mailbox import Answer, Asked, Busy, Command, Draft, Draw, Expire, Mailbox, UnknownCall
 from services.budget.prices import PriceBook
-from services.budget.purses import Path, Purses
+from services.budget.purses import Purses
 from services.budget.settings import BudgetSettings
-from services.kit.errors import Conflict, LogFull, Transient
+from services.kit.errors import LogFull, Transient
 from services.kit.log import Log
-from services.kit.repository import CONFLICTS_MAX
 
 TOGETHER_MAX = 64
 """Commands of one machine that are decided together."""
@@ -50,10 +42,10 @@ class CallDesk:
     def __init__(
         self, log: Log, prices: PriceBook, settings: BudgetSettings, queue: Queue, now: Callable[[], datetime]
     ) -> None:
-        self._log = log
-        self._prices = prices
         self._settings = settings
-        self._purses = Purses(log, now)
+        self._now = now
+        self._purses = Purses(log)
+        self._commits = Commits(log, self._purses, Drafter(prices, settings, self._may_have, now))
         self._boxes: dict[Address, Mailbox] = {}
         self._queue = queue
         self._tasks: asyncio.TaskGroup | None = None
@@ -100,7 +92,7 @@ class CallDesk:
             is_all, self._is_all_moved = self._is_all_moved, False
             own = [box for box in self._boxes.values() if box.waiting and box.first_above() is None] if is_all else []
             stuck: set[str] = set()
-            for call in in_turn(self._waiting(), self._queue, self._purses.now()):
+            for call in in_turn(self._waiting(), self._queue, self._now()):
                 box = self._boxes.get(address.machine(call.slug, call.machine_id))
                 if box is None or call.slug in stuck:
                     continue  # nobody of a project overtakes the one before it
@@ -159,7 +151,7 @@ class CallDesk:
 
     def _put(self, box: Mailbox, command: Command, actor: str, wait_s: float = 0.0) -> "asyncio.Future[Answer]":
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        box.asked.append(Asked(command, Cause(actor), answer, self._purses.now(), time.monotonic() + wait_s))
+        box.asked.append(Asked(command, Cause(actor), answer, self._now(), time.monotonic() + wait_s))
         self._wake(box)
         return answer
 
@@ -188,7 +180,7 @@ class CallDesk:
     async def _together(self, box: Mailbox, asked: list[Asked]) -> bool:
         """Decide on all of these and append it; returns whether something was resolved, so that others may fit."""
         try:
-            draft = await self._decided_and_appended(box, asked)
+            draft = await self._commits.commit(box.where, asked)
         except (Transient, LogFull) as error:
             self._purses.forget(box.where)
             for each in asked:
@@ -213,128 +205,8 @@ class CallDesk:
         if draft.path.own.calls.undrawn and box.draw_due is None:
             box.draw_due = time.monotonic() + self._settings.draw_s
 
-    async def _decided_and_appended(self, box: Mailbox, asked: list[Asked]) -> Draft:
-        fresh = False
-        for round_number in range(CONFLICTS_MAX):
-            epochs = (each.command.epoch for each in asked if isinstance(each.command, Reserve | Void))
-            epoch = max(epochs, default=None)
-            path = await self._purses.path(box.where, epoch=epoch, fresh=fresh)
-            draft = await self._decide(path, asked)
-            if not draft.is_certain and not fresh:
-                fresh = True
-                continue
-            writes = self._purses.writes(draft.path, draft.accounts, draft.machine)
-            if not writes:
-                return draft
-            try:
-                appended = await self._log.append(*writes, cause=asked[0].cause)
-            except Conflict:
-                fresh = True
-                await asyncio.sleep(random.uniform(0, 0.002 * 2 ** min(round_number, 7)))  # noqa: S311 # jitter
-            else:
-                self._purses.took(draft.path, writes, appended)
-                return draft
-        raise Transient(f"{box.where}: still in conflict after {CONFLICTS_MAX} rounds")
-
-    async def _decide(self, path: Path, asked: list[Asked]) -> Draft:
-        """Decide one after the other, each on what the ones before it leave."""
-        draft = Draft(path)
-        for each in asked:
-            before = {node: len(events) for node, events in draft.accounts.items()}
-            await self._decide_one(draft.path, each, draft)
-            draft.advance(before)
-        return draft
-
-    async def _decide_one(self, path: Path, each: Asked, draft: Draft) -> None:
-        node, calls = path.where.id, path.own.calls
-        match each.command:
-            case Reserve() as ask:
-                await self._reserve(path, each, ask, draft)
-            case Observe() as ask:
-                draft.put(node, observe(ask.call_id, ask.tokens, calls))
-                draft.answers.append((each, None))
-            case Void() as ask:
-                self._void(path, each, ask, draft)
-            case Settle() as ask:
-                self._settle(path, each, ask, draft)
-            case Expire(call_id=call_id, reason=reason, since=since):
-                if (call := calls.open.get(call_id)) is None:
-                    draft.answers.append((each, None))
-                    return
-                of = Call(
-                    call_id=call_id,
-                    project=path.where.project,
-                    machine_id=UUID(node),
-                    epoch=call.reserved.epoch,
-                )
-                self._settle(path, each, in_doubt(call, of, since, self._purses.now(), reason), draft)
-            case Draw():
-                envelope = path.envelope(self._settings.tariff)
-                said = draw(envelope, UUID(node), self._purses.now(), path.where.project)
-                for account, events in said.items():
-                    draft.put(account, events)
-                draft.answers.append((each, None))
-            case _:
-                assert_never(each.command)
-
-    async def _reserve(self, path: Path, each: Asked, ask: Reserve, draft: Draft) -> None:
-        if not _runs(path, ask.epoch):
-            message = f"epoch {ask.epoch} of machine {ask.machine_id} does not run"
-            draft.is_certain = False
-            draft.answers.append((each, NotGranted(call_id=ask.call_id, code="fenced", message=message)))
-            return
-        priced = await self._prices.lookup(
-            AskPrice(provider=ask.provider, model=ask.model, speed=ask.speed), self._purses.now()
-        )
-        request = path.machine.request
-        who = WaitingCall(
-            path.where.project, ask.machine_id, {}, each.since, request.greediness if request is not None else None
-        )
-        terms = Terms(
-            self._purses.now(),
-            self._settings.slice_cad,
-            self._settings.elastic_cad,
-            out_of_time=each.until <= time.monotonic(),
-            may_have=partial(self._may_have, path.where, who),
-        )
-        outcome: Outcome = reserve(ask, priced.rates, path.envelope(self._settings.tariff), terms)
-        if not isinstance(outcome.answer, Granted):
-            draft.is_certain = False
-        if outcome.answer is None:
-            each.waits = replace(who, wants=outcome.wants) if outcome.wants else None
-            draft.waits.append(each)
-            return
-        for node, events in outcome.accounts.items():
-            draft.put(node, events)
-        draft.machine += outcome.machine
-        draft.answers.append((each, outcome.answer))
-
     def _may_have(self, where: Address, who: WaitingCall, more: Amounts) -> bool:
-        return may_have(who, more, self._waiting(but=where), self._queue, self._purses.now())
-
-    def _void(self, path: Path, each: Asked, ask: Void, draft: Draft) -> None:
-        """Void a call, also before its reservation has arrived; of an incarnation that is over nothing arrives any more."""
-        if ask.call_id in path.own.calls.open or _runs(path, ask.epoch):
-            draft.put(path.where.id, void(ask, path.own.calls))
-        else:
-            draft.is_certain = False
-        draft.answers.append((each, None))
-
-    def _settle(self, path: Path, each: Asked, ask: Settle, draft: Draft) -> None:
-        request = path.machine.request
-        said = settle(ask, request.machine_type if request else None, path.own.calls)
-        if said is None:
-            draft.answers.append((each, UnknownCall(f"nobody has reserved call {ask.call_id}")))
-            draft.is_certain = False
-            return
-        draft.put(path.where.id, said)
-        calls = folded(path.own.calls, said)
-        cost, spent = calls.resolved.get(ask.call_id, Decimal(0)), calls.spent.get(Resource.MONEY, Decimal(0))
-        draft.answers.append((each, Settled(call_id=ask.call_id, cost_cad=cost, spent_cad=spent)))
-
-
-def _runs(path: Path, epoch: int) -> bool:
-    return path.machine.standing is Standing.ADMITTED and epoch == path.machine.epoch
+        return may_have(who, more, self._waiting(but=where), self._queue, self._now())
 
 
 __all__ = ["Busy", "CallDesk", "UnknownCall"]

@@ -1,11 +1,12 @@
 """What waits for a decision on model calls: a mailbox for each machine, and the draft of what was decided on it."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
+from domain.budget import machine
 from domain.budget.waiting import WaitingCall
 from events.address import Address
 from events.budget import BudgetEvent
@@ -69,19 +70,31 @@ class Draft:
     waits: list[Asked] = field(default_factory=list[Asked])
     is_certain: bool = True
     """Whether all of it may be answered though the accounts above were not read just now."""
+    taken: dict[str, int] = field(default_factory=dict[str, int])
+    """How many of each account's events the path has in it."""
+    taken_of_machine: int = 0
+
+    @property
+    def is_above(self) -> bool:
+        """Whether something is said of the accounts that other machines share."""
+        return any(events and node != self.path.where.id for node, events in self.accounts.items())
 
     def put(self, node: str, events: Sequence[BudgetEvent]) -> None:
         self.accounts.setdefault(node, []).extend(events)
 
-    def advance(self, before: Mapping[str, int]) -> None:
-        """Take what was decided since into the path; `before`: how many events each account had."""
-        path, purses = self.path, dict(self.path.purses)
+    def advance(self) -> None:
+        """Take what was decided since the last time into the path."""
+        path, purses, state = self.path, dict(self.path.purses), self.path.machine
         for node, events in self.accounts.items():
-            state: Purse = purses[node].state
-            for event in events[before.get(node, 0) :]:
-                state = evolve(state, event)
-            purses[node] = Loaded(state, purses[node].seq)
-        self.path = Path(path.where, path.machine, path.machine_seq, purses)
+            purse: Purse = purses[node].state
+            for event in events[self.taken.get(node, 0) :]:
+                purse = evolve(purse, event)
+            purses[node] = Loaded(purse, purses[node].seq)
+            self.taken[node] = len(events)
+        for event in self.machine[self.taken_of_machine :]:
+            state = machine.evolve(state, event)
+        self.taken_of_machine = len(self.machine)
+        self.path = Path(path.where, state, path.machine_seq, purses)
 
     def tell(self) -> None:
         """Answer all who asked."""

@@ -61,14 +61,19 @@ class Provider:
 
 async def insist(ask: Callable[[], Awaitable[T]]) -> T:
     """Ask until there is an answer, as the gateway does with what must be said."""
-    pause_s = RETRY_MIN_S
-    async with asyncio.timeout(INSIST_S):
-        while True:
-            try:
-                return await ask()
-            except LedgerUnreachable:
-                await asyncio.sleep(pause_s)
-                pause_s = min(RETRY_MAX_S, 2 * pause_s)
+    pause_s, clock = RETRY_MIN_S, asyncio.get_running_loop().time
+    began, heard = clock(), list[str]()
+    try:
+        async with asyncio.timeout(INSIST_S):
+            while True:
+                try:
+                    return await ask()
+                except LedgerUnreachable as error:
+                    heard.append(f"after {clock() - began:.1f} s: {error}")
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(RETRY_MAX_S, 2 * pause_s)
+    except TimeoutError as error:
+        raise AssertionError(f"no answer within {INSIST_S:g} s, but\n" + "\n".join(heard)) from error
 
 
 async def one_call(caller: Caller, provider: Provider, chance: random.Random) -> bool:
