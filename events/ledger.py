@@ -16,6 +16,8 @@ LEASE_S = 90.0
 """A call that is not renewed for so long is in doubt and settled with the most it can have cost."""
 RENEW_S = 30.0
 WAIT_S_MAX = 600.0
+POLL_S = 5.0
+"""However long a reservation may wait, something is answered within so long (`Waiting`), so whoever has died is noticed."""
 
 
 class Call(Value):
@@ -28,7 +30,7 @@ class Call(Value):
 
 
 class Reserve(Call):
-    """Set the worst case aside. Answered by Granted or NotGranted, at the latest after `wait_s`."""
+    """Set the worst case aside. Answered by Granted or NotGranted, at the latest after `wait_s`; by Waiting every `POLL_S`."""
 
     provider: Name
     """As the upstream's prices know it: `anthropic`, `openai`, … or a provider of the hub's own price list."""
@@ -48,6 +50,8 @@ class Reserve(Call):
     mode: HoldMode = HoldMode.CLAMPED
     wait_s: Annotated[float, Field(ge=0, le=WAIT_S_MAX)] = 0.0
     """How long it may wait while only reservations of others stand in the way (and, with `hold`, use)."""
+    waited_s: Annotated[float, Field(ge=0, le=WAIT_S_MAX)] = 0.0
+    """How long it has waited already: a budget that has just started gives it the place that it had."""
     session_id: Name | None = None
 
 
@@ -76,6 +80,13 @@ class NotGranted(Value):
     unit: Unit | None = None
     asked: Amount | None = None
     available: Amount | None = None
+
+
+class Waiting(Value):
+    """It waits still: ask again at once, with what is left of `wait_s`. Its place is kept for a moment."""
+
+    call_id: Id
+    ask_again: Literal[True]
 
 
 class Observe(Call):

@@ -6,7 +6,7 @@ So thirty calls of one machine cost one commit, and calls of different machines 
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -16,7 +16,7 @@ from domain.budget.waiting import WaitingCall, in_turn, may_have
 from events import address
 from events.address import Address
 from events.envelope import Cause
-from events.ledger import Call, Observe, Reserve, Settle, Void
+from events.ledger import POLL_S, Call, Granted, NotGranted, Observe, Reserve, Settle, Void, Waiting
 from services.budget.commits import Commits
 from services.budget.drafting import Drafter
 from services.budget.mailbox import Answer, Asked, Busy, Command, Draft, Draw, Expire, Mailbox, UnknownCall
@@ -30,6 +30,8 @@ TOGETHER_MAX = 64
 """Commands of one machine that are decided together."""
 RELEASE_PAUSE_S = 0.05
 """Those who wait are tried again at most so often: with hundreds of them each time costs as much."""
+SILENCE_S = 10.0
+"""A reservation that waits and is not asked for again for so long beyond `POLL_S` is given up: its gateway has gone."""
 WAITING_MAX = 1_000
 """Reservations of one machine that may wait; what is beyond is asked to come again."""
 
@@ -57,7 +59,7 @@ class CallDesk:
     def begin(self, tasks: asyncio.TaskGroup) -> None:
         self._tasks = tasks
 
-    async def ask(self, command: Reserve | Observe | Settle | Void, actor: str) -> Answer:
+    async def ask(self, command: Observe | Settle | Void, actor: str) -> Answer:
         """Decide and append; returns when it is durable.
 
         Raises:
@@ -65,13 +67,31 @@ class CallDesk:
             Busy: Too many wait.
             Transient, LogFull: It is not known to be stored; ask again.
         """
-        where = address.machine(command.project, command.machine_id)
-        wait_s = command.wait_s if isinstance(command, Reserve) else 0.0
-        return await self._submit(where, command, actor, wait_s)
+        return await self._submit(address.machine(command.project, command.machine_id), command, actor)
+
+    async def reserve(self, ask: Reserve, actor: str) -> Granted | NotGranted | Waiting:
+        """Return what was decided once it is durable, or that it waits; who asks again has the place that it had.
+
+        Raises:
+            Busy, Transient, LogFull: As `ask`.
+        """
+        box = self._box(address.machine(ask.project, ask.machine_id))
+        asked = box.reservation(ask)
+        if asked is None:
+            asked = self._put(box, ask, actor)
+        elif asked in box.waiting:
+            self._wake(box)  # another instance may have decided on it
+        asked.heard = time.monotonic()
+        await asyncio.wait({asked.answer}, timeout=POLL_S)
+        if not asked.answer.done():
+            return Waiting(call_id=ask.call_id, ask_again=True)
+        answer = asked.answer.result()
+        assert isinstance(answer, Granted | NotGranted), "what a reservation is answered with"
+        return answer
 
     async def expire(self, call: Call, reason: str, since: datetime) -> None:
         await self._submit(
-            address.machine(call.project, call.machine_id), Expire(call.call_id, reason, since), "budget", 0.0
+            address.machine(call.project, call.machine_id), Expire(call.call_id, reason, since), "budget"
         )
 
     def owe(self, machines: Iterable[Address]) -> None:
@@ -116,11 +136,13 @@ class CallDesk:
         return [first for first in firsts if first is not None]
 
     async def serve(self) -> None:
-        """Tell those who have waited long enough, and forget who has been quiet, for ever."""
+        """Tell those who have waited long enough, give up whose gateway has gone, forget who has been quiet; for ever."""
         while True:
             await asyncio.sleep(self._settings.calls_look_s)
             moment = time.monotonic()
             for box in tuple(self._boxes.values()):
+                if box.give_up_silent(moment - POLL_S - SILENCE_S):
+                    self._moved.set()
                 if any(asked.until <= moment for asked in box.waiting):
                     self._wake(box)
                 elif not (box.asked or box.waiting or box.work or box.draw_due):
@@ -136,24 +158,33 @@ class CallDesk:
             for box in due:
                 box.draw_due = None
                 try:
-                    await self._put(box, Draw(), "budget")
+                    await self._put(box, Draw(), "budget").answer
                 except (Transient, LogFull) as error:
                     box.draw_due = time.monotonic() + self._settings.draw_s
                     _log.warning("calls.not_drawn", reason=str(error), again_in_s=self._settings.draw_s)
 
-    async def _submit(self, where: Address, command: Command, actor: str, wait_s: float) -> Answer:
+    def _box(self, where: Address) -> Mailbox:
+        """Return a machine's mailbox; raises Busy where too much waits in it."""
         box = self._boxes.setdefault(where, Mailbox(where))
         if len(box.asked) + len(box.waiting) >= WAITING_MAX:
             raise Busy(f"{WAITING_MAX} commands of {where} wait already")
+        return box
+
+    async def _submit(self, where: Address, command: Command, actor: str) -> Answer:
+        box = self._box(where)
         if isinstance(command, Void) and box.give_up(command):
             self._moved.set()
-        return await self._put(box, command, actor, wait_s)
+        return await self._put(box, command, actor).answer
 
-    def _put(self, box: Mailbox, command: Command, actor: str, wait_s: float = 0.0) -> "asyncio.Future[Answer]":
+    def _put(self, box: Mailbox, command: Command, actor: str) -> Asked:
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        box.asked.append(Asked(command, Cause(actor), answer, self._now(), time.monotonic() + wait_s))
+        asked = Asked(command, Cause(actor), answer, self._now())
+        if isinstance(command, Reserve):
+            asked.since -= timedelta(seconds=command.waited_s)
+            asked.until = time.monotonic() + command.wait_s
+        box.asked.append(asked)
         self._wake(box)
-        return answer
+        return asked
 
     def _wake(self, box: Mailbox) -> None:
         if box.work is None:

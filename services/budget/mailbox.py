@@ -54,6 +54,8 @@ class Asked:
     since: datetime
     until: float = 0.0
     """By the monotonic clock: for how long a reservation may wait."""
+    heard: float = 0.0
+    """By the monotonic clock: when a reservation was asked for last."""
     waits: WaitingCall | None = None
     """What a reservation that waits would have of the accounts above; None: it waits for the machine's own calls."""
 
@@ -121,22 +123,38 @@ class Mailbox:
         """Return the first call that waits for the accounts above; None: none does."""
         return next((asked.waits for asked in self.waiting if asked.waits is not None), None)
 
+    def reservation(self, command: Reserve) -> Asked | None:
+        """Return the same reservation, if it is asked for already and has no answer yet."""
+        return next((asked for asked in (*self.waiting, *self.asked) if _is_for(asked, command)), None)
+
     def give_up(self, command: Void) -> bool:
         """Its client has gone: a reservation that still waits is answered, so that it is never granted.
 
         Returns:
             Whether it stood in others' way.
         """
+        return self._cancel([asked for asked in (*self.waiting, *self.asked) if _is_for(asked, command)])
+
+    def give_up_silent(self, since: float) -> bool:
+        """The same of those that wait and were not asked for again since then: their gateway has gone."""
+        return self._cancel([asked for asked in self.waiting if asked.heard < since])
+
+    def _cancel(self, gone: Sequence[Asked]) -> bool:
         waited = len(self.waiting)
-        for asked in (*self.waiting, *self.asked):
-            if (
-                isinstance(asked.command, Reserve)
-                and asked.command.call_id == command.call_id
-                and not asked.answer.done()
-            ):
-                gone = NotGranted(
-                    call_id=command.call_id, code="cancelled", action=OnExhausted.REFUSE, message="its client has gone"
+        for asked in gone:
+            if isinstance(asked.command, Reserve) and not asked.answer.done():
+                asked.answer.set_result(
+                    NotGranted(
+                        call_id=asked.command.call_id,
+                        code="cancelled",
+                        action=OnExhausted.REFUSE,
+                        message="its client has gone",
+                    )
                 )
-                asked.answer.set_result(gone)
         self.waiting = [asked for asked in self.waiting if not asked.answer.done()]
         return len(self.waiting) < waited
+
+
+def _is_for(asked: Asked, command: Reserve | Void) -> bool:
+    same = isinstance(asked.command, Reserve) and asked.command.call_id == command.call_id
+    return same and not asked.answer.done()

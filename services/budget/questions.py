@@ -100,7 +100,7 @@ class Questions:
 
     async def _reserve(self, message: Msg) -> Value | None:
         ask = _read(Reserve, message)
-        answer = await self._desk.ask(ask, _actor(message))
+        answer = await self._desk.reserve(ask, _actor(message))
         if isinstance(answer, Granted):
             self._leases.granted(_call(ask), fresh.now())
             return answer.model_copy(update={"lease_s": self._leases.lease_s})

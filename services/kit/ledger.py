@@ -1,5 +1,6 @@
 """How the gateway has model calls paid for: the port to the budget service, and its client over the bus."""
 
+import asyncio
 from typing import Protocol
 
 import nats.errors
@@ -9,6 +10,7 @@ from pydantic import TypeAdapter
 
 from events.base import Value
 from events.ledger import (
+    POLL_S,
     SUBJECTS,
     AskPrice,
     Granted,
@@ -21,12 +23,15 @@ from events.ledger import (
     Settle,
     Settled,
     Void,
+    Waiting,
 )
 
 ANSWER_S = 10.0
-"""How long an answer may take beyond what a reservation may wait."""
+"""How long an answer may take beyond `POLL_S`, or what a reservation may wait if that is less."""
+PAUSE_S = 0.5
+"""Before a reservation that waits is asked for again where nobody answered."""
 
-_RESERVED: TypeAdapter[Granted | NotGranted] = TypeAdapter(Granted | NotGranted)
+_RESERVED: TypeAdapter[Granted | NotGranted | Waiting] = TypeAdapter(Granted | NotGranted | Waiting)
 
 
 class LedgerError(Exception):
@@ -72,7 +77,23 @@ class LedgerClient:
         self._timeout_s = timeout_s
 
     async def reserve(self, ask: Reserve) -> Granted | NotGranted:
-        return _RESERVED.validate_json(await self._ask(ask, ask.wait_s))
+        """Ask, again and again while it waits; a budget that dies meanwhile costs `ANSWER_S`, not all of the wait."""
+        clock = asyncio.get_running_loop().time
+        began, waits = clock(), False
+        while True:
+            waited_s = clock() - began
+            left_s = max(0.0, ask.wait_s - waited_s)
+            now = ask.model_copy(update={"wait_s": left_s, "waited_s": ask.waited_s + waited_s}) if waits else ask
+            try:
+                answer = _RESERVED.validate_json(await self._ask(now, min(POLL_S, left_s)))
+            except LedgerUnreachable:
+                if not (waits and left_s):
+                    raise
+                await asyncio.sleep(min(PAUSE_S, left_s))  # the budget starts again; the call goes on waiting
+                continue
+            if not isinstance(answer, Waiting):
+                return answer
+            waits = True
 
     async def observe(self, ask: Observe) -> None:
         await self._ask(ask)
