@@ -12,7 +12,6 @@ from uuid import UUID
 from domain.budget.account import ZERO, bounded, evolve
 from domain.budget.allocation import crossed, opened
 from domain.budget.calls import Amounts, Calls, OpenCall, used_by
-from domain.budget.calls import evolve as evolve_calls
 from domain.budget.decision import nonempty
 from domain.budget.envelope import OF_CALLS, Envelope, Obstacle, drawing, extension, obstacle
 from domain.budget.refusing import explained
@@ -207,12 +206,6 @@ def draw(at: Envelope, machine_id: UUID, now: datetime, slug: str) -> Mapping[st
         )
         said[node] = (*begun, drawn, *crossed(evolve(account, drawn)))
     return said
-
-
-def folded(calls: Calls, said: tuple[BudgetEvent, ...]) -> Calls:
-    for event in said:
-        calls = evolve_calls(calls, event)
-    return calls
 
 
 def _known(call_id: UUID, calls: Calls) -> Granted | NotGranted | None:

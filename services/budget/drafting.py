@@ -4,16 +4,17 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from decimal import Decimal
 from functools import partial
 from typing import assert_never
 from uuid import UUID
 
 from domain.budget import Standing
-from domain.budget.calling import Outcome, Terms, draw, folded, in_doubt, observe, reserve, settle, void
+from domain.budget.account import ZERO
+from domain.budget.calling import Outcome, Terms, draw, in_doubt, observe, reserve, settle, void
 from domain.budget.calls import Amounts
 from domain.budget.waiting import WaitingCall
 from events.address import Address
+from events.call import CallCorrected, CallSettled
 from events.ledger import AskPrice, Call, Granted, NotGranted, Observe, Reserve, Settle, Settled, Void
 from events.words import Resource
 from services.budget.mailbox import Asked, Draft, Draw, Expire, UnknownCall
@@ -124,8 +125,10 @@ class Drafter:
             draft.is_certain = False
             return
         draft.put(path.where.id, said)
-        calls = folded(path.own.calls, said)
-        cost, spent = calls.resolved.get(ask.call_id, Decimal(0)), calls.spent.get(Resource.MONEY, Decimal(0))
+        calls = path.own.calls
+        before, spent = calls.resolved.get(ask.call_id, ZERO), calls.spent.get(Resource.MONEY, ZERO)
+        cost = next((each.cost_cad for each in said if isinstance(each, CallSettled | CallCorrected)), before)
+        spent += cost - before
         draft.answers.append((each, Settled(call_id=ask.call_id, cost_cad=cost, spent_cad=spent)))
 
 

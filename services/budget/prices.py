@@ -17,6 +17,7 @@ from services.budget.packaged import Packaged, load
 from services.budget.settings import BudgetSettings
 
 OLD = timedelta(days=30)
+LOOKED_UP_MAX = 1_000
 SOURCE_OWN = "own prices"
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("budget")
@@ -35,6 +36,8 @@ class PriceBook:
         self._packaged_wanted = settings.prices_packaged
         self._own = OwnPrices.read(settings.prices_path, settings.prices_own, settings.exchange_as_of)
         self._own_id = _id_of(self._own.digest, self._cad_per)
+        self._looked_up: dict[tuple[str | None, str, str | None, datetime], Priced] = {}
+        """By what was asked and in which minute: prices change by the hour."""
         self._loading: asyncio.Task[Packaged] | None = None
 
     async def load(self, now: datetime) -> tuple[PriceTableLoaded, ...]:
@@ -63,6 +66,15 @@ class PriceBook:
         do not answer waits until the package is loaded.
         """
         at = now or datetime.now(UTC)
+        key = (ask.provider, ask.model, ask.speed, at.replace(second=0, microsecond=0))
+        priced = self._looked_up.get(key)
+        if priced is None:
+            if len(self._looked_up) >= LOOKED_UP_MAX:
+                self._looked_up.clear()
+            priced = self._looked_up[key] = await self._find(ask, at)
+        return priced
+
+    async def _find(self, ask: AskPrice, at: datetime) -> Priced:
         own = self._own.find(ask.provider, ask.model)
         if own is not None:
             cad = self._cad_per.get(own.currency)
