@@ -13,8 +13,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from domain.budget import Account, Machine, Settle, Situation, account, decide
 from domain.budget import machine as machines
 from domain.budget.admission import lines
-from domain.budget.calling import Outcome, Terms, draw, folded, in_doubt, reserve, settle, void
+from domain.budget.calling import Outcome, Terms, draw, in_doubt, reserve, settle, void
 from domain.budget.calls import Calls
+from domain.budget.calls import evolve as evolve_calls
 from domain.budget.envelope import Envelope
 from domain.periods import TOTAL_START
 from events.base import Event
@@ -69,7 +70,10 @@ class World:
         return state
 
     def calls(self, machine_id: UUID) -> Calls:
-        return folded(Calls(), tuple(each for each in self.events[str(machine_id)] if isinstance(each, BudgetEvent)))
+        calls = Calls()
+        for event in self.events[str(machine_id)]:
+            calls = evolve_calls(calls, event)
+        return calls
 
     def machine(self, machine_id: UUID) -> Machine:
         state = Machine()
