@@ -1,4 +1,4 @@
-"""Model calls that wait for what other machines hold: who of them is next, and who may not overtake them.
+"""Model calls that wait for what other machines hold, and parked machines: who is next, and who may not overtake them.
 
 They are ordered as queued machines are: within a project by greediness and age, between projects by fair share of the hub.
 """
@@ -19,12 +19,12 @@ from events.words import Resource
 
 @dataclass(frozen=True, slots=True)
 class WaitingCall:
-    """One machine of which a call waits, or asks."""
+    """One machine of which a call waits, or asks; or that is parked."""
 
     slug: str
     machine_id: UUID
     wants: Amounts
-    """By how much its envelope is too small."""
+    """By how much its envelope is too small; of one that is parked, what it asks for."""
     since: datetime
     greediness: Decimal | None = None
     """The machine's own; None: its project's."""

@@ -58,7 +58,7 @@ class Budget:
         self._log, self._now = bus.log, now
         self._prices = PriceBook(settings)
         self._calls = CallDesk(bus.log, self._prices, settings, self._desk.line.queue, now)
-        self._parked = Parked(bus.log, self._desk.readmit, settings.queue_look_s)
+        self._parked = Parked(bus.log, self._desk.readmit, self._desk.in_turn, settings.queue_look_s)
         self._leases = Leases(bus.log, self._calls.expire, self._budgets_moved, settings.call_lease_s)
         self._questions = Questions(bus, self._calls, self._leases, self._prices)
         self._reactors = Reactors(bus, self.name, self.metrics)

@@ -1,6 +1,6 @@
 """What the budget does with each thing it hears. Every answer is idempotent: the state shows that it was given."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
@@ -8,6 +8,7 @@ from uuid import UUID
 from domain.budget import Admit, Cancel, Expire, Readmit, Settle, Standing
 from domain.budget.machine import asks, asks_of_host
 from domain.budget.queue import Waiting
+from domain.budget.waiting import WaitingCall, in_turn
 from domain.phases import QUEUE_S
 from events import address
 from events.address import Address
@@ -108,6 +109,15 @@ class Desk:
             lambda now: Readmit(now, self._settings.tariff, self._settings.machines_max),
             newest.caused(ACTOR, "there is room again"),
         )
+
+    def in_turn(self, parked: Mapping[Address, tuple[MachineRequested, datetime]]) -> list[Address]:
+        """Return machines that are parked, each with its request and since when, whoever is to be tried first at the front."""
+        calls = [
+            WaitingCall(where.project, UUID(where.id), asks(request, self._settings.tariff), since, request.greediness)
+            for where, (request, since) in parked.items()
+        ]
+        turns = in_turn(calls, self.line.queue, self._now())
+        return [address.machine(each.slug, each.machine_id) for each in turns]
 
     async def _try_again(self, waiting: Waiting, newest: Recorded) -> None:
         where = address.machine(waiting.slug, waiting.machine_id)

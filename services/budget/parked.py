@@ -1,9 +1,11 @@
-"""Machines that are parked: heard from the log, and let in again when something has made room for them."""
+"""Machines that are parked: heard from the log, and let in again in their turn when something has made room for them."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass, replace
+from datetime import datetime
 from uuid import UUID
 
 import structlog
@@ -11,7 +13,14 @@ import structlog
 from domain.budget.readmission import LIFTED
 from events.address import Address
 from events.envelope import Recorded
-from events.machine import MachineAdmitted, MachineDenied, MachineEnded, MachineParked, MachineResumed
+from events.machine import (
+    MachineAdmitted,
+    MachineDenied,
+    MachineEnded,
+    MachineParked,
+    MachineRequested,
+    MachineResumed,
+)
 from events.words import Hold
 from services.kit.errors import KitError
 from services.kit.health import Part
@@ -19,7 +28,14 @@ from services.kit.log import Log
 
 FILTERS = tuple(
     f"av.*.machine.*.{name}"
-    for name in ("MachineParked", "MachineResumed", "MachineAdmitted", "MachineEnded", "MachineDenied")
+    for name in (
+        "MachineRequested",
+        "MachineParked",
+        "MachineResumed",
+        "MachineAdmitted",
+        "MachineEnded",
+        "MachineDenied",
+    )
 )
 PAUSE_S = 5.0
 
@@ -28,14 +44,31 @@ Try = Callable[[Address, Recorded], Awaitable[None]]
 """Try to let a parked machine in again: which, and the event that it was last heard of by."""
 
 
-class Parked:
-    """Who is parked, in the order in which they were; the first is tried first."""
+InTurn = Callable[[Mapping[Address, tuple[MachineRequested, datetime]]], list[Address]]
+"""Who is tried first, of these machines: what each was asked for, and since when it is parked."""
 
-    def __init__(self, log: Log, attempt: Try, look_s: float) -> None:
+
+@dataclass(frozen=True, slots=True)
+class _One:
+    """A machine that is parked."""
+
+    holds: frozenset[Hold]
+    newest: Recorded
+    """What it was last heard of by."""
+    since: datetime
+
+
+class Parked:
+    """Who is parked; tried by greediness, age and fair share, as queued machines are. Nobody keeps another one out."""
+
+    def __init__(self, log: Log, attempt: Try, in_turn: InTurn, look_s: float) -> None:
         self._log = log
         self._try = attempt
+        self._in_turn = in_turn
         self._look_s = look_s
-        self._parked: dict[Address, tuple[set[Hold], Recorded]] = {}
+        self._requests: dict[Address, MachineRequested] = {}
+        """Of all machines that have not ended."""
+        self._parked: dict[Address, _One] = {}
         self._position = 0
         self._changed = asyncio.Event()
 
@@ -68,9 +101,14 @@ class Parked:
                 pass  # a period may have ended, which nobody says
             self._changed.clear()
             looked_at = time.monotonic()
-            for where, (holds, newest) in tuple(self._parked.items()):
-                if not holds - LIFTED:
-                    await self._try_one(where, newest)
+            waiting = {
+                where: (self._requests[where], one.since)
+                for where, one in self._parked.items()
+                if not one.holds - LIFTED and where in self._requests
+            }
+            for where in self._in_turn(waiting):
+                if where in self._parked:
+                    await self._try_one(where, self._parked[where].newest)
 
     def health(self) -> Part:
         return Part("parked", ok=True, detail=f"{len(self)} machines parked")
@@ -87,16 +125,21 @@ class Parked:
             where, event = recorded.envelope.address, recorded.event
             self._position = recorded.seq
             match event:
+                case MachineRequested() if _is_machine(where):
+                    self._requests.setdefault(where, event)
                 case MachineParked() if _is_machine(where):
-                    holds, _ = self._parked.get(where, (set[Hold](), recorded))
-                    self._parked[where] = holds | {event.hold}, recorded
+                    one = self._parked.get(where) or _One(frozenset(), recorded, recorded.recorded_at)
+                    self._parked[where] = replace(one, holds=one.holds | {event.hold}, newest=recorded)
                     self._changed.set()
                 case MachineResumed() if where in self._parked:
-                    holds, _ = self._parked[where]
-                    self._parked[where] = holds - {event.hold}, recorded
+                    one = self._parked[where]
+                    self._parked[where] = replace(one, holds=one.holds - {event.hold}, newest=recorded)
                     self._changed.set()
-                case MachineAdmitted() | MachineEnded() | MachineDenied():
+                case MachineAdmitted():
                     self._parked.pop(where, None)
+                case MachineEnded() | MachineDenied():
+                    self._parked.pop(where, None)
+                    self._requests.pop(where, None)
                 case _:
                     pass
 

@@ -235,6 +235,44 @@ async def test_a_top_up_lets_a_parked_machine_in_again_and_its_next_epoch_calls(
     assert await caller.free(SHOP) == Decimal("8.5")
 
 
+async def test_of_parked_machines_the_greedier_comes_back_first_though_it_parked_last(
+    client: Client, instances: Instances
+) -> None:
+    await instances.start(settings())
+    await client.set_budget(SHOP, money("2"))
+    await eventually(client.idle)
+    modest, greedy = [await Caller.start(client, "1", greed) for greed in ("0.2", "0.9")]
+    for caller in (modest, greedy):
+        granted = await caller.granted(MILLION)
+        await caller.settle(granted.call_id, MILLION)
+        await caller.reserve(500_000)
+        await caller.park()
+        await client.say(
+            address.budget(SHOP, caller.machine_id),
+            BudgetTopUpRequested(resource=Resource.MONEY, amount=Decimal(1), unit=Unit.CAD),
+        )
+    await eventually(client.idle)
+
+    async def admissions(caller: Caller) -> int:
+        return len(await client.of(MachineAdmitted, address.machine(SHOP, caller.machine_id)))
+
+    assert [await admissions(each) for each in (modest, greedy)] == [1, 1], "the project has nothing left for either"
+    await client.set_budget(SHOP, money("3"))
+
+    async def greedy_is_back() -> bool:
+        return await admissions(greedy) == 2
+
+    await eventually(greedy_is_back)
+    await eventually(client.idle)
+    assert await admissions(modest) == 1
+    await client.set_budget(SHOP, money("4"))
+
+    async def modest_is_back() -> bool:
+        return await admissions(modest) == 2
+
+    await eventually(modest_is_back)
+
+
 async def test_a_machine_without_a_budget_of_its_own_is_extended_as_it_goes(
     client: Client, instances: Instances
 ) -> None:
