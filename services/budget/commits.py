@@ -16,7 +16,7 @@ from events.ledger import Reserve, Void
 from services.budget.drafting import Drafter
 from services.budget.mailbox import Asked, Draft
 from services.budget.purses import Purse, Purses
-from services.kit.errors import Conflict, LogFull, Transient
+from services.kit.errors import Conflict, Transient
 from services.kit.log import Log, Write
 from services.kit.repository import CONFLICTS_MAX, Loaded
 
@@ -91,7 +91,8 @@ class Commits:
 
     async def _take(self, first: _Turn) -> None:
         """Bring this turn to its end, and with it as many of those who wait as go together."""
-        self._turns.remove(first)
+        if first in self._turns:  # unless whoever took it was cancelled
+            self._turns.remove(first)
         taken, commands = [first], len(first.asked)
         while self._turns and self._turns[0].asked[0].cause == first.asked[0].cause:
             commands += len(self._turns[0].asked)
@@ -100,9 +101,9 @@ class Commits:
             taken.append(self._turns.popleft())
         try:
             await self._decide_all(taken)
-        except (Transient, LogFull) as error:
+        except Exception as error:  # noqa: BLE001 # each of them says it to those who asked
             for turn in taken:
-                turn.error = turn.error or type(error)(str(error))
+                turn.error = turn.error or error
 
     async def _decide_all(self, turns: list[_Turn]) -> None:
         fresh = False
