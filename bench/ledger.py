@@ -70,7 +70,7 @@ async def main(clients: int, seconds: float, rounds: int) -> None:
     print(f"load {os.getloadavg()[0]:.1f}")
     async with budget_running() as (bus, _, budget_pid):
         machines = [(await a_machine(bus, number))[0] for number in range(clients)]
-        ledger = LedgerClient(bus.nc, timeout_s=30)
+        ledger = LedgerClient(bus.wire, timeout_s=30)
         wheres = [at.machine("floor", uuid7()) for _ in range(clients)]
         seqs = [0] * clients
 

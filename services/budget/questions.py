@@ -1,12 +1,11 @@
 """What the gateway asks of the budget: `budget.<verb>` inside HUB (`events.ledger`), answered when it is durable."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
-from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
 from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 from pydantic import ValidationError
 
@@ -30,15 +29,30 @@ from services.budget.leases import Leases
 from services.budget.mailbox import Busy, UnknownCall
 from services.budget.prices import PriceBook
 from services.kit.bus import Bus
+from services.kit.client import RawHandler
 from services.kit.errors import LogFull, Refused, Transient
+from services.kit.wire import parse_headers
 
 QUEUE = "budget"
 AT_ONCE_MAX = 4_096
 WORDS_MAX = 400
 
 V = TypeVar("V", bound=Value)
-Handler = Callable[[Msg], Coroutine[None, None, Value | None]]
+Handler = Callable[["Question"], Coroutine[None, None, Value | None]]
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("budget")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One that somebody waits for the answer of."""
+
+    reply: bytes
+    header: bytes
+    body: bytes
+
+    @property
+    def actor(self) -> str:
+        return cut(parse_headers(self.header).get("ce-actor", ""), 150) or "gateway"
 
 
 class Questions:
@@ -63,89 +77,85 @@ class Questions:
         }
         for question, handler in handlers.items():
             queue = "" if question is Renew else QUEUE
-            await self._nc.subscribe(SUBJECTS[question], queue=queue, cb=self._starting(handler, tasks))
+            await self._nc.subscribe_raw(SUBJECTS[question], self._starting(handler, tasks), queue)
 
-    def _starting(self, handler: Handler, tasks: asyncio.TaskGroup) -> Callable[[Msg], Awaitable[None]]:
-        async def start(message: Msg) -> None:
-            if not message.reply:
+    def _starting(self, handler: Handler, tasks: asyncio.TaskGroup) -> RawHandler:
+        def start(_subject: bytes, reply: bytes, header: bytes, body: bytes) -> None:
+            if not reply:
                 return  # nobody waits, so nobody would know what it was granted
+            question = Question(reply, header, body)
             if self._at_once >= AT_ONCE_MAX:
-                await _respond(message, b"", 503, f"{AT_ONCE_MAX} questions are being answered; ask again")
+                self._refuse(question, 503, f"{AT_ONCE_MAX} questions are being answered; ask again")
                 return
             self._at_once += 1
-            answer = self._answer(handler, message)
+            answer = self._answer(handler, question)
             try:
                 tasks.create_task(answer)
             except RuntimeError:  # the service is ending, and its tasks with it
                 answer.close()
                 self._at_once -= 1
-                await _respond(message, b"", 503, "the budget is stopping; ask again")
+                self._refuse(question, 503, "the budget is stopping; ask again")
 
         return start
 
-    async def _answer(self, handler: Handler, message: Msg) -> None:
+    async def _answer(self, handler: Handler, question: Question) -> None:
         try:
-            answer = await handler(message)
+            answer = await handler(question)
         except ValidationError as error:
-            await _respond(message, b"", 400, from_validation(error, Value).message)
+            self._refuse(question, 400, from_validation(error, Value).message)
         except (UnknownCall, Refused) as error:
             code = 503 if isinstance(error, LogFull) else 404 if isinstance(error, UnknownCall) else 400
-            await _respond(message, b"", code, str(error))
+            self._refuse(question, code, str(error))
         except (Busy, Transient) as error:
-            await _respond(message, b"", 503, str(error))
+            self._refuse(question, 503, str(error))
         else:
-            await _respond(message, b"{}" if answer is None else answer.model_dump_json(exclude_none=True).encode())
+            body = b"{}" if answer is None else answer.model_dump_json(exclude_none=True).encode()
+            self._send(b"PUB %b %d\r\n%b\r\n" % (question.reply, len(body), body))
         finally:
             self._at_once -= 1
 
-    async def _reserve(self, message: Msg) -> Value | None:
-        ask = _read(Reserve, message)
-        answer = await self._desk.reserve(ask, _actor(message))
+    def _refuse(self, question: Question, code: int, words: str) -> None:
+        said = words.encode("ascii", "backslashreplace").decode().replace("\n", " ").replace("\r", " ")[:WORDS_MAX]
+        header = f"NATS/1.0\r\n{ERROR_CODE_HEADER}: {code}\r\n{ERROR_HEADER}: {said}\r\n\r\n".encode()
+        self._send(b"HPUB %b %d %d\r\n%b\r\n" % (question.reply, len(header), len(header), header))
+
+    def _send(self, command: bytes) -> None:
+        if not self._nc.send_now(command):
+            _log.info("answer.lost", reason="not connected to NATS; who asked will ask again")
+
+    async def _reserve(self, question: Question) -> Value | None:
+        ask = _read(Reserve, question)
+        answer = await self._desk.reserve(ask, question.actor)
         if isinstance(answer, Granted):
             self._leases.granted(_call(ask), fresh.now())
             return answer.model_copy(update={"lease_s": self._leases.lease_s})
         return answer
 
-    async def _observe(self, message: Msg) -> Value | None:
-        return await self._desk.ask(_read(Observe, message), _actor(message))
+    async def _observe(self, question: Question) -> Value | None:
+        return await self._desk.ask(_read(Observe, question), question.actor)
 
-    async def _settle(self, message: Msg) -> Value | None:
-        ask = _read(Settle, message)
-        answer = await self._desk.ask(ask, _actor(message))
+    async def _settle(self, question: Question) -> Value | None:
+        ask = _read(Settle, question)
+        answer = await self._desk.ask(ask, question.actor)
         self._leases.resolved(ask.call_id)
         return answer
 
-    async def _void(self, message: Msg) -> Value | None:
-        ask = _read(Void, message)
-        answer = await self._desk.ask(ask, _actor(message))
+    async def _void(self, question: Question) -> Value | None:
+        ask = _read(Void, question)
+        answer = await self._desk.ask(ask, question.actor)
         self._leases.resolved(ask.call_id)
         return answer
 
-    async def _renew(self, message: Msg) -> Value | None:
-        return Renewed(lost=self._leases.renew(_read(Renew, message).calls))
+    async def _renew(self, question: Question) -> Value | None:
+        return Renewed(lost=self._leases.renew(_read(Renew, question).calls))
 
-    async def _price(self, message: Msg) -> Value | None:
-        return await self._prices.lookup(_read(AskPrice, message))
+    async def _price(self, question: Question) -> Value | None:
+        return await self._prices.lookup(_read(AskPrice, question))
 
 
 def _call(ask: Call) -> Call:
     return Call(call_id=ask.call_id, project=ask.project, machine_id=ask.machine_id, epoch=ask.epoch)
 
 
-def _read(model: type[V], message: Msg) -> V:
-    return model.model_validate_json(message.data)
-
-
-def _actor(message: Msg) -> str:
-    return cut(str((message.headers or {}).get("ce-actor", "")), 150) or "gateway"
-
-
-async def _respond(message: Msg, body: bytes, code: int = 0, words: str = "") -> None:
-    headers = None
-    if code:
-        said = words.encode("ascii", "backslashreplace").decode().replace("\n", " ")
-        headers = {ERROR_CODE_HEADER: str(code), ERROR_HEADER: said[:WORDS_MAX]}
-    try:
-        await message._client.publish(message.reply, body, headers=headers)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # respond() takes no headers
-    except (NatsError, ValueError, OSError) as error:
-        _log.info("answer.lost", subject=cut(message.subject, 300), reason=repr(error))
+def _read(model: type[V], question: Question) -> V:
+    return model.model_validate_json(question.body)

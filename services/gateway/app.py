@@ -39,7 +39,7 @@ def create_app(
     Raises:
         Refused: The upstreams are not configured as they should be.
     """
-    return Gateway(bus, settings, ledger or LedgerClient(bus.nc), boundary)
+    return Gateway(bus, settings, ledger or LedgerClient(bus.wire), boundary)
 
 
 class Gateway:

@@ -147,9 +147,12 @@ class SturdyClient(Client):
             self._pending, self._pending_data_size = [], 0
         await super().close()
 
-    async def subscribe_raw(self, subject: str, handler: RawHandler) -> int:
-        """Have `handler` called for every message on `subject`; it survives reconnects. Returns its id."""
-        subscription = await self.subscribe(subject, cb=_nobody)
+    async def subscribe_raw(self, subject: str, handler: RawHandler, queue: str = "") -> int:
+        """Have `handler` called for every message on `subject`; it survives reconnects. Returns its id.
+
+        Subscribers of one `queue` share the messages.
+        """
+        subscription = await self.subscribe(subject, queue=queue, cb=_nobody)
         sid: int = subscription._id  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # no public name
         self.raw_handlers[sid] = handler
         return sid

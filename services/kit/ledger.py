@@ -3,8 +3,6 @@
 import asyncio
 from typing import Protocol
 
-import nats.errors
-from nats.aio.client import Client
 from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 from pydantic import TypeAdapter
 
@@ -25,6 +23,8 @@ from events.ledger import (
     Void,
     Waiting,
 )
+from services.kit.errors import Transient
+from services.kit.wire import Wire, parse_headers
 
 ANSWER_S = 10.0
 """How long an answer may take beyond `POLL_S`, or what a reservation may wait if that is less."""
@@ -70,10 +70,10 @@ class CallLedger(Protocol):
 class LedgerClient:
     """The budget service, over the bus; only inside HUB."""
 
-    def __init__(self, nc: Client, *, actor: str = "gateway", timeout_s: float = ANSWER_S) -> None:
+    def __init__(self, wire: Wire, *, actor: str = "gateway", timeout_s: float = ANSWER_S) -> None:
         """`actor`: who history shows as having asked."""
-        self._nc = nc
-        self._actor = actor
+        self._wire = wire
+        self._header = f"NATS/1.0\r\nce-actor: {actor}\r\n\r\n".encode()
         self._timeout_s = timeout_s
 
     async def reserve(self, ask: Reserve) -> Granted | NotGranted:
@@ -113,16 +113,12 @@ class LedgerClient:
     async def _ask(self, ask: Value, wait_s: float = 0.0) -> bytes:
         subject = SUBJECTS[type(ask)]
         timeout_s = self._timeout_s + wait_s
+        body = ask.model_dump_json(exclude_none=True).encode()
         try:
-            reply = await self._nc.request(
-                subject,
-                ask.model_dump_json(exclude_none=True).encode(),
-                timeout=timeout_s,
-                headers={"ce-actor": self._actor},
-            )
-        except (nats.errors.Error, TimeoutError) as error:
-            raise LedgerUnreachable(f"{subject}: no answer within {timeout_s} s: {error!r}") from error
-        headers = reply.headers or {}
+            reply = await self._wire.publish(subject, self._header, body, timeout_s)
+        except Transient as error:
+            raise LedgerUnreachable(str(error)) from error
+        headers = parse_headers(reply.header) if reply.header else {}
         if (code := headers.get(ERROR_CODE_HEADER)) is not None:
             said = f"{subject}: {code} {headers.get(ERROR_HEADER, '')}"
             raise (LedgerRefused if code.startswith("4") else LedgerUnreachable)(said)

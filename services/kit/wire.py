@@ -125,7 +125,7 @@ class Wire:
         if reply is None:
             raise Transient(f"the connection was lost while {subject} was asked")
         if reply.status == 503:
-            raise Transient(f"nobody answers {subject}: JetStream is off or not ready")
+            raise Transient(f"nobody answers {subject}: the service, or JetStream, is not there or not ready")
         return reply
 
     async def api(self, subject: str, body: Json = None, timeout_s: float = API_TIMEOUT_S) -> JSON:

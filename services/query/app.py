@@ -81,7 +81,7 @@ class Query:
             differences=Differences(database, places, settings.store),
             letters=Letters(bus),
             status=Status(database, position, bus.log.end, VERSION),
-            prices=Prices(LedgerClient(bus.nc, actor=self.name)),
+            prices=Prices(LedgerClient(bus.wire, actor=self.name)),
         )
 
     def _operations(self) -> Sequence[Route]:

@@ -100,7 +100,7 @@ class Caller:
 
         who = await client.ask(ai_request(money, greediness))
         await client.hears(MachineAdmitted, who)
-        caller = cls(client, LedgerClient(client.bus.nc, timeout_s=20), who)
+        caller = cls(client, LedgerClient(client.bus.wire, timeout_s=20), who)
         await caller.provision(1)
         return caller
 

@@ -190,7 +190,7 @@ def check_bill(log: list[Recorded], provider: Provider) -> None:
 async def test_many_calls_at_once_overrun_nothing_whoever_is_killed(
     client: Client, nats_server: EmbeddedNats, bus_settings: BusSettings
 ) -> None:
-    chance, provider, ledger = random.Random(SEED), Provider(), LedgerClient(client.bus.nc)
+    chance, provider, ledger = random.Random(SEED), Provider(), LedgerClient(client.bus.wire)
     async with AsyncExitStack() as exits:
         budget = await exits.enter_async_context(AsyncExitStack())
 

@@ -51,7 +51,7 @@ async def test_a_call_that_waits_outlives_its_budget_and_keeps_its_place(
     holder = await Caller.start(client, "2.5")
     # A lost answer is noticed in so long; the default would do, later.
     first, second = [
-        replace(await Caller.start(client, None), ledger=LedgerClient(client.bus.nc, timeout_s=1)) for _ in range(2)
+        replace(await Caller.start(client, None), ledger=LedgerClient(client.bus.wire, timeout_s=1)) for _ in range(2)
     ]
     waits = [asyncio.create_task(first.reserve(2 * MILLION, wait_s=30))]
     await asyncio.wait(waits, timeout=0.5)

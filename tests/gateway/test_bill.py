@@ -46,7 +46,7 @@ async def test_bill_events_and_read_model_are_equal_to_the_last_place(
         budgeted(bus, nats_server) as (client, instances),
         running(()) as (model, url),
         projecting(bus, database),
-        a_world(bus, ledger=LedgerClient(bus.nc), gateway_upstreams=(upstream(url),)) as world,
+        a_world(bus, ledger=LedgerClient(bus.wire), gateway_upstreams=(upstream(url),)) as world,
     ):
         await instances.start(settings(prices_own=list(PRICES)))
         await client.set_budget(HUB, money("100"))

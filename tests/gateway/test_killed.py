@@ -130,7 +130,7 @@ async def test_a_reservation_that_is_granted_to_a_gateway_that_was_killed_meanwh
     async with (
         budgeted(bus, nats_server) as (client, instances),
         provider(slow) as model,
-        a_world(bus, ledger=LedgerClient(bus.nc), gateway_upstreams=(upstream(model.url),)) as world,
+        a_world(bus, ledger=LedgerClient(bus.wire), gateway_upstreams=(upstream(model.url),)) as world,
         gateway_process(nats_server.url, model.url, port) as process,
     ):
         await instances.start(settings(call_lease_s=LEASE_S))
@@ -170,9 +170,9 @@ async def test_a_budget_killed_with_minus_nine_amid_a_call_loses_none_of_it(
     async with (
         budgeted(bus, nats_server) as (client, _),
         provider(slow) as model,
-        a_world(bus, ledger=LedgerClient(bus.nc, timeout_s=1), gateway_upstreams=(upstream(model.url),)) as world,
+        a_world(bus, ledger=LedgerClient(bus.wire, timeout_s=1), gateway_upstreams=(upstream(model.url),)) as world,
     ):
-        async with budget_process(nats_server.url, LedgerClient(bus.nc, timeout_s=1)) as process:
+        async with budget_process(nats_server.url, LedgerClient(bus.wire, timeout_s=1)) as process:
             await client.set_budget(SHOP, money("10"))
             machine = await admitted(world, client, "1")
             own = address.budget(SHOP, machine.machine_id)
@@ -190,7 +190,7 @@ async def test_a_budget_killed_with_minus_nine_amid_a_call_loses_none_of_it(
             found = await client.of(CallSettled, own)
             return [(one.cost_cad, one.estimated) for one in found] == [(BILLED, False)]
 
-        async with budget_process(nats_server.url, LedgerClient(bus.nc, timeout_s=1)):
+        async with budget_process(nats_server.url, LedgerClient(bus.wire, timeout_s=1)):
             await eventually(settled, timeout_s=START_S)
             assert len(await client.of(CallReserved, own)) == 1, "the one that got no answer was never granted"
 
@@ -208,7 +208,7 @@ async def test_a_log_that_is_killed_amid_a_call_loses_none_of_it() -> None:
                 budgeted(bus, server) as (client, instances),
                 provider(slow) as model,
                 a_world(
-                    bus, ledger=LedgerClient(bus.nc, timeout_s=1), gateway_upstreams=(upstream(model.url),)
+                    bus, ledger=LedgerClient(bus.wire, timeout_s=1), gateway_upstreams=(upstream(model.url),)
                 ) as world,
             ):
                 await instances.start(settings())

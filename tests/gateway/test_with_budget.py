@@ -58,7 +58,7 @@ async def test_three_ledgers_are_equal_to_the_last_place(bus: Bus, nats_server: 
     async with (
         budgeted(bus, nats_server) as (client, instances),
         provider(*script, streaming(*anthropic_events())) as model,
-        a_world(bus, ledger=LedgerClient(bus.nc), gateway_upstreams=(upstream(model.url),)) as world,
+        a_world(bus, ledger=LedgerClient(bus.wire), gateway_upstreams=(upstream(model.url),)) as world,
     ):
         await instances.start(settings())
         await client.set_budget(HUB, money("100"))
@@ -86,7 +86,7 @@ async def test_a_budget_that_is_killed_amid_a_call_loses_none_of_it(bus: Bus, na
     async with (
         budgeted(bus, nats_server) as (client, instances),
         provider(slow) as model,
-        a_world(bus, ledger=LedgerClient(bus.nc, timeout_s=1), gateway_upstreams=(upstream(model.url),)) as world,
+        a_world(bus, ledger=LedgerClient(bus.wire, timeout_s=1), gateway_upstreams=(upstream(model.url),)) as world,
     ):
         first = await instances.start(settings())
         await client.set_budget(SHOP, money("10"))
@@ -113,7 +113,7 @@ async def test_a_stream_that_is_longer_than_a_lease_stays_reserved(bus: Bus, nat
     async with (
         budgeted(bus, nats_server) as (client, instances),
         provider(slow) as model,
-        a_world(bus, ledger=LedgerClient(bus.nc), gateway_upstreams=(upstream(model.url),)) as world,
+        a_world(bus, ledger=LedgerClient(bus.wire), gateway_upstreams=(upstream(model.url),)) as world,
     ):
         await instances.start(settings(call_lease_s=lease_s))
         await client.set_budget(SHOP, money("10"))
@@ -136,7 +136,7 @@ async def test_a_machine_without_budget_parks_and_is_told_why(bus: Bus, nats_ser
     async with (
         budgeted(bus, nats_server) as (client, instances),
         provider() as model,
-        a_world(bus, ledger=LedgerClient(bus.nc), gateway_upstreams=(upstream(model.url),)) as world,
+        a_world(bus, ledger=LedgerClient(bus.wire), gateway_upstreams=(upstream(model.url),)) as world,
     ):
         await instances.start(settings())
         await client.set_budget(SHOP, money("10"))
