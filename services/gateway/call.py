@@ -5,8 +5,8 @@ Nothing is forwarded before its worst case is durably set aside; whatever happen
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import aiohttp
@@ -104,7 +104,7 @@ class ModelCall:
             task.cancel()
 
         try:
-            async with self._parts.tokens.bound(self._caller, cut):
+            with self._parts.tokens.bound(self._caller, cut):
                 return await self._answered()
         except ClientGone:
             return web.Response(status=CLIENT_GONE)
@@ -125,44 +125,40 @@ class ModelCall:
 
     async def _made(self) -> web.StreamResponse:
         async with AsyncExitStack() as places:
-            async with self._held():
-                await self._parts.boundary.between_calls(self._call, self._asked.body)
-                await self._turn(places)
-                self._account = account = await self._reserve()
-                if not self._parts.tokens.lives(self._caller.machine_id, self._caller.epoch):
-                    raise RefusedCall(unauthenticated("this incarnation of the machine is over"))
-                self._asked = self._kind.clamp(self._asked, account.output_tokens_max)
             async with self._kept_alive():
+                with self._held():
+                    await self._parts.boundary.between_calls(self._call, self._asked.body)
+                    await self._turn(places)
+                    self._account = account = await self._reserve()
+                    if not self._parts.tokens.lives(self._caller.machine_id, self._caller.epoch):
+                        raise RefusedCall(unauthenticated("this incarnation of the machine is over"))
+                    self._asked = self._kind.clamp(self._asked, account.output_tokens_max)
                 response = await self._forward(account)
             return await self._pass_back(account, response)
 
-    @asynccontextmanager
-    async def _held(self) -> AsyncGenerator[None]:
+    @contextmanager
+    def _held(self) -> Generator[None]:
         parts, machine_id = self._parts, self._caller.machine_id
         began = time.monotonic()
         parts.in_flight.held(machine_id)
         try:
-            async with self._kept_alive():
-                yield
+            yield
         finally:
             parts.in_flight.released(machine_id)
             parts.meters.held(time.monotonic() - began)
 
-    @asynccontextmanager
-    async def _kept_alive(self) -> AsyncGenerator[None]:
+    def _kept_alive(self) -> AbstractAsyncContextManager[None]:
         if not self._asked.stream:
-            yield
-            return
+            return nullcontext()
         settings = self._parts.settings
-        async with self._reply.kept_alive(settings.gateway_keepalive_after_s, settings.gateway_keepalive_every_s):
-            yield
+        return self._reply.kept_alive(settings.gateway_keepalive_after_s, settings.gateway_keepalive_every_s)
 
     async def _turn(self, places: AsyncExitStack) -> None:
         """Wait for our own rate limits."""
         limits = limits_of(self._parts.settings, self._caller, self._upstream)
         tokens = self._asked.input_tokens_max + self._asked.output_tokens_max
         try:
-            await places.enter_async_context(self._parts.limits.passing(limits, tokens, self._wait_s))
+            await self._parts.limits.enter(places, limits, tokens, self._wait_s)
         except WaitedTooLong:
             said = f"no turn within {self._wait_s:g} s: this hub's own rate limits let no more calls through"
             raise RefusedCall(Refusal("overloaded_error", said, retry_after_s=30)) from None

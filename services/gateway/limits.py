@@ -6,8 +6,8 @@ A call that is too early waits for its turn; turns are given in order of arrival
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from services.gateway.settings import GatewaySettings, Upstream
@@ -65,15 +65,13 @@ class _Gate:
         self._turn = asyncio.Lock()
         self.users = 0
 
-    @asynccontextmanager
-    async def passed(self, tokens: int) -> AsyncGenerator[None]:
-        async with AsyncExitStack() as held:
-            if self._slots is not None:
-                await held.enter_async_context(self._slots)
-            if self._requests is not None or self._tokens is not None:
-                async with self._turn:
-                    await self._rate(tokens)
-            yield
+    async def enter(self, held: AsyncExitStack, tokens: int) -> None:
+        """Wait for a turn; the place is given back when `held` is closed."""
+        if self._slots is not None:
+            await held.enter_async_context(self._slots)
+        if self._requests is not None or self._tokens is not None:
+            async with self._turn:
+                await self._rate(tokens)
 
     async def _rate(self, tokens: int) -> None:
         while wait_s := max(bucket.wait_s() for bucket in (self._requests, self._tokens) if bucket is not None):
@@ -91,36 +89,37 @@ class Limits:
         self._clock = clock
         self._gates: OrderedDict[str, _Gate] = OrderedDict()
 
-    @asynccontextmanager
-    async def passing(self, limits: Sequence[tuple[str, Limit]], tokens: int, wait_s: float) -> AsyncGenerator[None]:
-        """Wait for a turn at each of the named limits, in this order, and hold the places while the body runs.
+    async def enter(
+        self, places: AsyncExitStack, limits: Sequence[tuple[str, Limit]], tokens: int, wait_s: float
+    ) -> None:
+        """Wait for a turn at each of the named limits, in this order; the places are held until `places` is closed.
 
         Raises:
-            WaitedTooLong: No turn within `wait_s`.
+            WaitedTooLong: No turn within `wait_s`; none is held.
         """
         async with AsyncExitStack() as held:
             try:
                 async with asyncio.timeout(wait_s):
                     for name, limit in limits:
                         if limit != Limit():
-                            await held.enter_async_context(self._used(name, limit, tokens))
+                            gate = self._used(name, limit)
+                            held.callback(self._left, gate)
+                            await gate.enter(held, tokens)
             except TimeoutError as error:
                 raise WaitedTooLong from error
-            yield
+            places.push_async_exit(held.pop_all())
 
-    @asynccontextmanager
-    async def _used(self, name: str, limit: Limit, tokens: int) -> AsyncGenerator[None]:
+    def _used(self, name: str, limit: Limit) -> _Gate:
         gate = self._gates.get(name)
         if gate is None:
             gate = self._gates[name] = _Gate(limit, self._clock)
         self._gates.move_to_end(name)
         gate.users += 1
-        try:
-            async with gate.passed(tokens):
-                yield
-        finally:
-            gate.users -= 1
-            self._forget()
+        return gate
+
+    def _left(self, gate: _Gate) -> None:
+        gate.users -= 1
+        self._forget()
 
     def _forget(self) -> None:
         while len(self._gates) > KEPT_MAX:

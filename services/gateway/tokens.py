@@ -7,8 +7,8 @@ import asyncio
 import hashlib
 import hmac
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -119,8 +119,8 @@ class Tokens:
         allowed = self.policies(project).agent.models_allowed
         return not allowed or any(fnmatchcase(model, pattern) for pattern in allowed)
 
-    @asynccontextmanager
-    async def bound(self, caller: Caller, cut: Callable[[], None]) -> AsyncGenerator[None]:
+    @contextmanager
+    def bound(self, caller: Caller, cut: Callable[[], None]) -> Generator[None]:
         """Have `cut` called when the incarnation is over while the body runs."""
         key = (caller.machine_id, caller.epoch)
         self._cuts[key].add(cut)

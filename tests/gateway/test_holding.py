@@ -1,6 +1,7 @@
 """Calls that are held: for a checkpoint, for budget, for a rate limit; and how a client is kept from giving up."""
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -183,10 +184,18 @@ async def test_only_so_many_calls_of_a_machine_are_with_a_provider_at_once(bus: 
 
 async def test_a_turn_that_does_not_come_is_given_up_and_takes_nothing() -> None:
     limits, slow = Limits(), (("machine 1", Limit(requests_per_minute=1)),)
-    async with limits.passing(slow, 10, wait_s=1):
-        pass
-    with pytest.raises(WaitedTooLong):
-        async with limits.passing(slow, 10, wait_s=0.05):
-            pass
-    async with limits.passing((("machine 2", Limit(requests_per_minute=1)),), 10, wait_s=1):
-        pass
+    async with AsyncExitStack() as places:
+        await limits.enter(places, slow, 10, wait_s=1)
+        with pytest.raises(WaitedTooLong):
+            await limits.enter(places, slow, 10, wait_s=0.05)
+        await limits.enter(places, (("machine 2", Limit(requests_per_minute=1)),), 10, wait_s=1)
+
+
+async def test_a_place_is_given_back_when_its_call_is_over() -> None:
+    limits, one = Limits(), (("machine 1", Limit(concurrent_max=1)),)
+    async with AsyncExitStack() as places:
+        await limits.enter(places, one, 10, wait_s=1)
+        with pytest.raises(WaitedTooLong):
+            await limits.enter(places, one, 10, wait_s=0.05)
+    async with AsyncExitStack() as places:
+        await limits.enter(places, one, 10, wait_s=0.05)
