@@ -3,6 +3,9 @@
 Source: anthropic-sdk-python's types; the usage of `message_delta` is cumulative, and may leave out what `message_start` said.
 """
 
+import re
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -19,6 +22,8 @@ SERVER_TOOL_TOKENS_MAX = 50_000
 _BOUNDED_TOOLS = ("web_search_", "web_fetch_")
 _THOUGHTS = ("thinking", "redacted_thinking")
 _SAID = ("text", "partial_json", "thinking", "signature")
+_WORDS = re.compile(rb'"(?:file_id|url|image|document|cache_control|1h)"')
+"""What makes a call dearer wherever it stands in the request; found in one pass, which may be over megabytes."""
 _OWN_TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_")
 """Tools that the client runs itself."""
 
@@ -35,15 +40,16 @@ def parse(raw: bytes, body: Json, upstream: Upstream, uses_max: int) -> Asked:
         output_max = upstream.output_tokens_default
         raw, body = with_number(raw, body, "max_tokens", output_max)
     thinking = count(as_object(body.get("thinking")).get("budget_tokens")) or 0
+    words = Counter(_WORDS.findall(raw))
     return Asked(
         raw=raw,
         body=body,
         model=as_text(body.get("model")),
         stream=body.get("stream") is True,
-        input_tokens_max=_input_max(raw, upstream, sum(tools.values())),
+        input_tokens_max=_input_max(raw, words, upstream, sum(tools.values())),
         output_tokens_max=output_max,
         output_tokens_min=min(output_max, thinking + 1 if thinking else 0),
-        cache_write=_cache_write(raw),
+        cache_write=_cache_write(words),
         server_tools=tools,
         speed=name_or_none(body.get("speed")),
     )
@@ -57,19 +63,21 @@ def clamped(asked: Asked, output_tokens_max: int) -> Asked:
     return replace(asked, raw=raw, body=body, output_tokens_max=output_tokens_max)
 
 
-def _input_max(raw: bytes, upstream: Upstream, uses: int) -> int:
+def _input_max(raw: bytes, words: Mapping[bytes, int], upstream: Upstream, uses: int) -> int:
     """A token is at least a byte; images and documents that are only referred to may be as large as the context."""
-    if b'"file_id"' in raw or (b'"url"' in raw and (b'"image"' in raw or b'"document"' in raw)):
+    is_elsewhere = b'"url"' in words and (b'"image"' in words or b'"document"' in words)
+    if b'"file_id"' in words or is_elsewhere:
         bound = upstream.context_tokens_max
     else:
-        bound = min(upstream.context_tokens_max, len(raw) + SLACK_TOKENS + IMAGE_TOKENS_MAX * raw.count(b'"image"'))
+        images = IMAGE_TOKENS_MAX * words.get(b'"image"', 0)
+        bound = min(upstream.context_tokens_max, len(raw) + SLACK_TOKENS + images)
     return bound if not uses else (uses + 1) * (bound + uses * SERVER_TOOL_TOKENS_MAX)
 
 
-def _cache_write(raw: bytes) -> Literal["none", "5m", "1h"]:
-    if b'"cache_control"' not in raw:
+def _cache_write(words: Mapping[bytes, int]) -> Literal["none", "5m", "1h"]:
+    if b'"cache_control"' not in words:
         return "none"
-    return "1h" if b'"1h"' in raw else "5m"
+    return "1h" if b'"1h"' in words else "5m"
 
 
 def _server_tools(raw: bytes, body: Json, uses_max: int) -> tuple[bytes, Json, dict[str, int]]:

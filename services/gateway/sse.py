@@ -1,15 +1,14 @@
 """Server-sent events, read beside the bytes that are passed on: incremental, bounded, and not impressed by garbage."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 EVENT_BYTES_MAX = 4 * 1024 * 1024
 """A longer event is passed on, and not read."""
 _END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
-@dataclass(frozen=True, slots=True)
-class SseEvent:
+class SseEvent(NamedTuple):
     """One event; it ends at byte `end` of the stream and began at `start`."""
 
     data: bytes
