@@ -201,7 +201,9 @@ class CallDesk:
                 taken, box.asked = box.asked[:TOGETHER_MAX], box.asked[TOGETHER_MAX:]
                 # What makes room comes before what wants some.
                 together = sorted((*again, *taken), key=lambda asked: isinstance(asked.command, Reserve))
-                moved = await self._together(box, [asked for asked in together if not asked.answer.done()])
+                box.deciding = [asked for asked in together if not asked.answer.done()]
+                moved = await self._together(box, box.deciding)
+                box.deciding = []
                 retry = moved and bool(box.waiting)
         finally:
             box.work = None

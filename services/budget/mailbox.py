@@ -115,17 +115,21 @@ class Mailbox:
 
     where: Address
     asked: list[Asked] = field(default_factory=list[Asked])
+    deciding: list[Asked] = field(default_factory=list[Asked])
+    """Of those that were asked or waited: what `work` decides on now."""
     waiting: list[Asked] = field(default_factory=list[Asked])
     work: "asyncio.Task[None] | None" = None
     draw_due: float | None = None
 
     def first_above(self) -> WaitingCall | None:
-        """Return the first call that waits for the accounts above; None: none does."""
-        return next((asked.waits for asked in self.waiting if asked.waits is not None), None)
+        """Return the first call that waits for the accounts above, also while it is tried; None: none does."""
+        every = (*self.deciding, *self.waiting)
+        return next((asked.waits for asked in every if asked.waits is not None and not asked.answer.done()), None)
 
     def reservation(self, command: Reserve) -> Asked | None:
         """Return the same reservation, if it is asked for already and has no answer yet."""
-        return next((asked for asked in (*self.waiting, *self.asked) if _is_for(asked, command)), None)
+        every = (*self.waiting, *self.deciding, *self.asked)
+        return next((asked for asked in every if _is_for(asked, command)), None)
 
     def give_up(self, command: Void) -> bool:
         """Its client has gone: a reservation that still waits is answered, so that it is never granted.

@@ -10,6 +10,7 @@ from events.base import Value
 from events.ledger import (
     POLL_S,
     SUBJECTS,
+    WAIT_S_MAX,
     AskPrice,
     Granted,
     NotGranted,
@@ -81,9 +82,10 @@ class LedgerClient:
         clock = asyncio.get_running_loop().time
         began, waits = clock(), False
         while True:
-            waited_s = clock() - began
-            left_s = max(0.0, ask.wait_s - waited_s)
-            now = ask.model_copy(update={"wait_s": left_s, "waited_s": ask.waited_s + waited_s}) if waits else ask
+            waited_s = ask.waited_s + clock() - began
+            left_s = max(0.0, ask.waited_s + ask.wait_s - waited_s)
+            so_far = {"wait_s": left_s, "waited_s": min(waited_s, WAIT_S_MAX)}
+            now = ask.model_copy(update=so_far) if waits else ask
             try:
                 answer = _RESERVED.validate_json(await self._ask(now, min(POLL_S, left_s)))
             except LedgerUnreachable:
