@@ -87,6 +87,7 @@ class Budget:
                 exits.callback(tasks.create_task(work).cancel)
             await self._questions.open(tasks)
             await exits.enter_async_context(self._reactors.running())
+            exits.callback(self._questions.close)
             self._exits = exits.pop_all()
         return self
 

@@ -27,11 +27,14 @@ from services.kit.errors import LogFull, Transient
 from services.kit.log import Log
 
 TOGETHER_MAX = 64
-"""Commands of one machine that are decided together."""
+"""New commands of one machine that are decided together, and as many of those that wait."""
 RELEASE_PAUSE_S = 0.05
 """Those who wait are tried again at most so often: with hundreds of them each time costs as much."""
-SILENCE_S = 10.0
-"""A reservation that waits and is not asked for again for so long beyond `POLL_S` is given up: its gateway has gone."""
+SILENCE_S = 15.0
+"""A reservation that waits and is not asked for again for so long beyond `POLL_S` is given up: its gateway has gone.
+
+Longer than `services.kit.ledger.ANSWER_S`: an answer may have been lost.
+"""
 WAITING_MAX = 1_000
 """Reservations of one machine that may wait; what is beyond is asked to come again."""
 
@@ -64,7 +67,6 @@ class CallDesk:
 
         Raises:
             UnknownCall: It settles what nobody reserved.
-            Busy: Too many wait.
             Transient, LogFull: It is not known to be stored; ask again.
         """
         return await self._submit(address.machine(command.project, command.machine_id), command, actor)
@@ -73,13 +75,16 @@ class CallDesk:
         """Return what was decided once it is durable, or that it waits; who asks again has the place that it had.
 
         Raises:
-            Busy, Transient, LogFull: As `ask`.
+            Busy: Too many of the machine wait.
+            Transient, LogFull: As `ask`.
         """
         box = self._box(address.machine(ask.project, ask.machine_id))
         asked = box.reservation(ask)
         if asked is None:
+            if len(box.asked) + len(box.deciding) + len(box.waiting) >= WAITING_MAX:
+                raise Busy(f"{WAITING_MAX} commands of {box.where} wait already")
             asked = self._put(box, ask, actor)
-        elif asked in box.waiting:
+        elif asked in box.waiting and box.looked_at < time.monotonic() - POLL_S:
             self._wake(box)  # another instance may have decided on it
         asked.heard = time.monotonic()
         await asyncio.wait({asked.answer}, timeout=POLL_S)
@@ -150,25 +155,23 @@ class CallDesk:
                     self._purses.forget(box.where)
 
     async def draw(self) -> None:
-        """Draw what is due, for ever; one machine after the other, as all draw on the hub's account."""
+        """Draw what is due, for ever; all that is due at once, as it is appended together."""
         while True:
             await asyncio.sleep(self._settings.calls_look_s)
             moment = time.monotonic()
             due = [box for box in self._boxes.values() if box.draw_due is not None and box.draw_due <= moment]
-            for box in due:
-                box.draw_due = None
-                try:
-                    await self._put(box, Draw(), "budget").answer
-                except (Transient, LogFull) as error:
-                    box.draw_due = time.monotonic() + self._settings.draw_s
-                    _log.warning("calls.not_drawn", reason=str(error), again_in_s=self._settings.draw_s)
+            await asyncio.gather(*(self._draw(box) for box in due))
+
+    async def _draw(self, box: Mailbox) -> None:
+        box.draw_due = None
+        try:
+            await self._put(box, Draw(), "budget").answer
+        except (Transient, LogFull) as error:
+            box.draw_due = time.monotonic() + self._settings.draw_s
+            _log.warning("calls.not_drawn", reason=str(error), again_in_s=self._settings.draw_s)
 
     def _box(self, where: Address) -> Mailbox:
-        """Return a machine's mailbox; raises Busy where too much waits in it."""
-        box = self._boxes.setdefault(where, Mailbox(where))
-        if len(box.asked) + len(box.waiting) >= WAITING_MAX:
-            raise Busy(f"{WAITING_MAX} commands of {where} wait already")
-        return box
+        return self._boxes.setdefault(where, Mailbox(where))
 
     async def _submit(self, where: Address, command: Command, actor: str) -> Answer:
         box = self._box(where)
@@ -193,18 +196,19 @@ class CallDesk:
 
     async def _empty(self, box: Mailbox) -> None:
         try:
-            retry = True
-            while box.asked or (retry and box.waiting):
-                again = box.waiting[:] if retry else []
-                box.waiting = [asked for asked in box.waiting if asked not in again]
-                retry = False
+            again = box.waiting[:]
+            while box.asked or again:
+                box.looked_at = time.monotonic()
+                tried, again = again[:TOGETHER_MAX], again[TOGETHER_MAX:]
+                box.waiting = [asked for asked in box.waiting if asked not in tried]
                 taken, box.asked = box.asked[:TOGETHER_MAX], box.asked[TOGETHER_MAX:]
                 # What makes room comes before what wants some.
-                together = sorted((*again, *taken), key=lambda asked: isinstance(asked.command, Reserve))
+                together = sorted((*tried, *taken), key=lambda asked: isinstance(asked.command, Reserve))
                 box.deciding = [asked for asked in together if not asked.answer.done()]
                 moved = await self._together(box, box.deciding)
                 box.deciding = []
-                retry = moved and bool(box.waiting)
+                if moved:
+                    again = box.waiting[:]
         finally:
             box.work = None
         if box.asked:
@@ -228,7 +232,7 @@ class CallDesk:
                     each.answer.set_exception(Transient(f"the budget failed: {type(error).__name__}"))
             return False
         draft.tell()
-        box.waiting += draft.waits
+        box.waiting += [each for each in draft.waits if not each.answer.done()]
         self._after(box, draft)
         if any(each.waits is not None and each.answer.done() for each in asked):
             self._moved.set()  # who stood behind it is next

@@ -101,9 +101,13 @@ class Commits:
             taken.append(self._turns.popleft())
         try:
             await self._decide_all(taken)
+        except Transient as error:  # the log takes nothing now, also not of those who come after
+            for turn in (*taken, *self._turns):
+                turn.error = error
+            self._turns.clear()
         except Exception as error:  # noqa: BLE001 # each of them says it to those who asked
             for turn in taken:
-                turn.error = turn.error or error
+                turn.error = error
 
     async def _decide_all(self, turns: list[_Turn]) -> None:
         fresh = False
@@ -128,6 +132,7 @@ class Commits:
         drafts: list[tuple[_Turn, Draft]] = []
         known: dict[Address, Loaded[Purse]] = {}
         for turn, path in zip(turns, paths, strict=True):
+            turn.error = None
             try:
                 draft = await self._drafter.draft(path.over(known), turn.asked)
             except Exception as error:  # noqa: BLE001 # the edge: one machine must not fail those beside it

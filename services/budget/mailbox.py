@@ -120,6 +120,8 @@ class Mailbox:
     waiting: list[Asked] = field(default_factory=list[Asked])
     work: "asyncio.Task[None] | None" = None
     draw_due: float | None = None
+    looked_at: float = 0.0
+    """By the monotonic clock: when those who wait were tried last."""
 
     def first_above(self) -> WaitingCall | None:
         """Return the first call that waits for the accounts above, also while it is tried; None: none does."""
@@ -137,7 +139,8 @@ class Mailbox:
         Returns:
             Whether it stood in others' way.
         """
-        return self._cancel([asked for asked in (*self.waiting, *self.asked) if _is_for(asked, command)])
+        every = (*self.waiting, *self.deciding, *self.asked)
+        return self._cancel([asked for asked in every if _is_for(asked, command)])
 
     def give_up_silent(self, since: float) -> bool:
         """The same of those that wait and were not asked for again since then: their gateway has gone."""

@@ -119,6 +119,9 @@ class Parked:
         except KitError as error:
             _log.warning("parked.interrupted", machine_id=where.id, reason=str(error), again_in_s=PAUSE_S)
             asyncio.get_running_loop().call_later(PAUSE_S, self._changed.set)
+        except Exception as error:  # noqa: BLE001 # the edge: one machine must not end the budget of all
+            _log.error("parked.failed", machine_id=where.id, again_in_s=PAUSE_S, exc_info=error)
+            asyncio.get_running_loop().call_later(PAUSE_S, self._changed.set)
 
     def _hear(self, batch: list[Recorded]) -> None:
         for recorded in batch:

@@ -64,6 +64,7 @@ class Questions:
         self._leases = leases
         self._prices = prices
         self._at_once = 0
+        self._is_closed = False
 
     async def open(self, tasks: asyncio.TaskGroup) -> None:
         """Listen; several instances share the questions, but each hears every renewal."""
@@ -79,22 +80,28 @@ class Questions:
             queue = "" if question is Renew else QUEUE
             await self._nc.subscribe_raw(SUBJECTS[question], self._starting(handler, tasks), queue)
 
+    def close(self) -> None:
+        """Refuse what is asked from now on; another instance, or the next one, is asked then."""
+        self._is_closed = True
+
     def _starting(self, handler: Handler, tasks: asyncio.TaskGroup) -> RawHandler:
         def start(_subject: bytes, reply: bytes, header: bytes, body: bytes) -> None:
             if not reply:
                 return  # nobody waits, so nobody would know what it was granted
             question = Question(reply, header, body)
-            if self._at_once >= AT_ONCE_MAX:
-                self._refuse(question, 503, f"{AT_ONCE_MAX} questions are being answered; ask again")
-                return
-            self._at_once += 1
-            answer = self._answer(handler, question)
-            try:
-                tasks.create_task(answer)
-            except RuntimeError:  # the service is ending, and its tasks with it
-                answer.close()
-                self._at_once -= 1
+            if self._is_closed:
                 self._refuse(question, 503, "the budget is stopping; ask again")
+            elif self._at_once >= AT_ONCE_MAX:
+                self._refuse(question, 503, f"{AT_ONCE_MAX} questions are being answered; ask again")
+            else:
+                self._at_once += 1
+                answer = self._answer(handler, question)
+                try:
+                    tasks.create_task(answer)
+                except RuntimeError:  # the service is failing, and its tasks with it
+                    answer.close()
+                    self._at_once -= 1
+                    self._refuse(question, 503, "the budget is stopping; ask again")
 
         return start
 
@@ -108,6 +115,9 @@ class Questions:
             self._refuse(question, code, str(error))
         except (Busy, Transient) as error:
             self._refuse(question, 503, str(error))
+        except Exception as error:  # noqa: BLE001 # the edge: whoever asks gets an answer, and the next one is served
+            _log.exception("question.failed")
+            self._refuse(question, 503, f"the budget failed: {type(error).__name__}")
         else:
             body = b"{}" if answer is None else answer.model_dump_json(exclude_none=True).encode()
             self._send(b"PUB %b %d\r\n%b\r\n" % (question.reply, len(body), body))

@@ -81,6 +81,7 @@ class Accounts:
             _log.warning("ledger.unreachable", call_id=str(ask.call_id), reason=str(error))
             raise RefusedCall(unreachable("the budget cannot be reached")) from error
         except LedgerRefused as error:
+            self.void(account, "the budget refused the question")
             raise RefusedCall(out_of_budget(str(error))) from error
         except asyncio.CancelledError:
             self.void(account, "whoever asked has gone")

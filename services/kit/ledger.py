@@ -78,7 +78,7 @@ class LedgerClient:
         self._timeout_s = timeout_s
 
     async def reserve(self, ask: Reserve) -> Granted | NotGranted:
-        """Ask, again and again while it waits; a budget that dies meanwhile costs `ANSWER_S`, not all of the wait."""
+        """Ask, again and again while it waits: once it has been told that it waits, the death of a budget ends nothing."""
         clock = asyncio.get_running_loop().time
         began, waits = clock(), False
         while True:
@@ -95,6 +95,8 @@ class LedgerClient:
                 continue
             if not isinstance(answer, Waiting):
                 return answer
+            if clock() - began > ask.wait_s + self._timeout_s:
+                raise LedgerUnreachable(f"{SUBJECTS[Reserve]}: no decision {self._timeout_s} s after the wait was over")
             waits = True
 
     async def observe(self, ask: Observe) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import pytest_asyncio
@@ -12,7 +13,8 @@ from events.call import CallReserved
 from events.ledger import SUBJECTS, Granted, Reserve, Waiting
 from services.budget import calls
 from services.budget.app import Budget
-from services.kit.ledger import LedgerClient
+from services.kit.errors import Transient
+from services.kit.ledger import LedgerClient, LedgerUnreachable
 from tests.budget.calling import Caller, money, settings
 from tests.budget.conftest import Client, Instances
 from tests.budget.world import SHOP
@@ -79,3 +81,50 @@ async def test_one_whose_gateway_has_died_is_never_granted_and_makes_way(budget:
     await client.end(holder.machine_id, cost="0.1")
     await eventually(client.idle)
     assert not await client.of(CallReserved, address.budget(SHOP, gone.machine_id))
+
+
+async def test_a_budget_that_stops_while_calls_wait_ends_at_once_and_grants_nothing_more(
+    budget: Budget, client: Client, instances: Instances
+) -> None:
+    await Caller.start(client, "2.5")
+    first, second, third = [await Caller.start(client, None) for _ in range(3)]
+    waits = [asyncio.create_task(each.reserve(2 * MILLION, wait_s=30)) for each in (first, second)]
+    await asyncio.wait(waits, timeout=0.5)
+    async with asyncio.timeout(5):
+        stopping = asyncio.create_task(instances.stop(budget))
+        await asyncio.wait({stopping}, timeout=0.05)
+        with pytest.raises(LedgerUnreachable):
+            await third.reserve(1_000)
+        await stopping
+    assert not any(each.done() for each in waits), "they go on waiting for the next one"
+    for each in waits:
+        each.cancel()
+
+
+async def test_however_many_of_a_machine_wait_what_makes_room_is_taken_and_all_are_granted_then(
+    budget: Budget, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "WAITING_MAX", 280)
+    await Caller.start(client, "2.5")
+    caller = replace(await Caller.start(client, None), ledger=LedgerClient(client.bus.wire))
+    first = await caller.granted(1_000)
+    asks = [caller.ask(600_000, wait_s=60) for _ in range(300)]
+    waits = [asyncio.create_task(caller.ledger.reserve(ask)) for ask in asks]
+    _, waiting = await asyncio.wait(waits, timeout=3)
+    assert len(waiting) == 280, "the rest is told to come again"
+    assert (await caller.settle(first.call_id, 1_000)).cost_cad, "though as many wait as may"
+    await client.set_budget(SHOP, money("500"))
+    assert all(isinstance(answer, Granted) for answer in await asyncio.gather(*waiting))
+
+
+async def test_a_decision_that_never_comes_ends_as_unreachable_not_as_waiting(budget: Budget, client: Client) -> None:
+    caller = await Caller.start(client, "1")
+    ledger = LedgerClient(client.bus.wire, timeout_s=0.5)
+    commits = budget._calls._commits  # pyright: ignore[reportPrivateUsage] # where a log hangs that takes nothing
+
+    async def hang(*_: object) -> None:
+        await asyncio.sleep(3)
+        raise Transient("the deadline passed")
+
+    with patch.object(commits, "commit", hang), pytest.raises(LedgerUnreachable, match="no decision"):
+        await ledger.reserve(caller.ask(1_000))
