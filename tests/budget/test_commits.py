@@ -20,7 +20,7 @@ from tests.budget.conftest import Client, Instances
 from tests.budget.world import SHOP
 from tests.harness import eventually
 
-MACHINES = 24
+MACHINES = 14
 EACH = 200_000
 """Tokens, a millionth CAD each: more than a machine has to begin with."""
 EACH_CAD = Decimal("0.2")
