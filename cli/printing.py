@@ -1,5 +1,6 @@
 """How machines, events and checkpoints look to people; shared by the commands that follow a run."""
 
+import re
 import sys
 from collections.abc import Callable
 
@@ -78,14 +79,13 @@ def note(text: str) -> None:
 
 
 def how_to_go_on(project: str, machine_id: str, held: Json) -> list[str]:
-    """Say what to type so that a parked machine goes on; `held` has its hold, and until when where that is known."""
+    """Say what to type so that a parked machine goes on; `held` has its hold and why, and until when where that is known."""
     stop = f"to end it: autovibe machine stop {machine_id}"
     if held["hold"] == "budget":
-        return [
-            f"to go on, give it more: autovibe budget top-up {project} 1CAD --machine {machine_id}",
-            f"or the project: autovibe budget set {project} 10CAD",
-            stop,
-        ]
+        named = re.search(r"autovibe budget [ -~]+$", held.get("reason") or "")
+        if named is None:
+            return [f"to go on, give it more; what is short: autovibe budget show {project}", stop]
+        return [f"to go on, give it more: {named[0]}", stop]
     until = f"it goes on by itself after {held['until'][:19]}" if held.get("until") else "it goes on when that is over"
     return [until, stop]
 

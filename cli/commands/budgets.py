@@ -1,5 +1,6 @@
 """`autovibe budget …` and `autovibe usage`."""
 
+import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated
@@ -140,8 +141,12 @@ def _amount(text: str, resource: Resource, option: str = "AMOUNT") -> tuple[str,
     """
     if resource is Resource.TIME and text[-1:] in {"m", "h", "d"}:
         return f"{units.seconds(text, option) / 60:.9f}".rstrip("0").rstrip("."), UNIT[resource]
-    number, currency = units.money(text, option)
-    return number, currency if resource is Resource.MONEY else UNIT[resource]
+    if resource is Resource.MONEY:
+        return units.money(text, option)
+    if re.fullmatch(r"\d+(\.\d+)?", text.strip()) is None:
+        said = f"{option} {text!r} is not a number: {resource.value} is budgeted in {UNIT[resource]}"
+        raise CliError(Exit.USAGE, said, remedy=f"{option} 100, in {UNIT[resource]}")
+    return text.strip(), UNIT[resource]
 
 
 def _of(project: str, machine: str | None, resource: Resource, number: str, unit: str) -> dict[str, object]:

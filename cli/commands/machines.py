@@ -78,7 +78,7 @@ def show(machine: Machine, as_json: AsJson = False) -> None:
         if value not in (None, "", [], {}):
             console.say(f"{field:<24}{console.printable(str(value))}")
     if found["phase"] == "parked" and found["holds"]:
-        held = {"hold": found["holds"][0], "until": found["held_until"]}
+        held = {"hold": found["holds"][0], "reason": found["hold_reason"], "until": found["held_until"]}
         for line in how_to_go_on(found["project"], found["uuid"], held):
             console.note(line)
 

@@ -7,7 +7,7 @@ Queued: only reservations of others, the hub's capacity, or somebody who came fi
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 
 from domain.budget.account import ZERO, Account, Book, bounded, free, left
 from domain.budget.allocation import folded, is_over, opened
@@ -15,6 +15,7 @@ from domain.budget.decision import NOTHING, Admit, Decision, Situation, nonempty
 from domain.budget.machine import Standing, asks, asks_of_host
 from domain.budget.queue import behind
 from domain.periods import TOTAL_START
+from domain.tariff import worst_case
 from events.budget import (
     BUDGETED,
     UNIT_OF,
@@ -28,6 +29,7 @@ from events.ids import HUB
 from events.machine import MachineAdmitted, MachineDenied, MachineEnded, MachineQueued, MachineRequested
 from events.words import BudgetPeriod, Hold, MachineType, Outcome, Resource
 
+_CENT = Decimal("0.01")
 Asked = Mapping[BUDGETED, Decimal]
 Said = Mapping[str, tuple[BudgetEvent, ...]]
 
@@ -57,8 +59,8 @@ def admit(command: Admit, at: Situation) -> Decision:
     said: Said = {node: opened(at.account(node), at.owner(node), node, command.now) for node in at.path}
     accounts = {node: folded(at.account(node), said[node]) for node in at.path}
     asked = _asked(request, command, accounts)
-    if at.node == at.slug:
-        return _refused_name(at, asked)
+    if (never := _never(at, request, asked, command)) is not None:
+        return never
     if short := _denying(accounts, asked, command.now):
         return _denied(at, said, short)
     if queued := _in_the_way(command, at, accounts, asked):
@@ -243,6 +245,33 @@ def _why(short: _Short) -> str:
 
 def _plain(amount: Decimal) -> str:
     return f"{amount.normalize():f}"
+
+
+def _never(at: Situation, request: MachineRequested, asked: Asked, command: Admit) -> Decision | None:
+    """Refuse what no account can help."""
+    if at.node == at.slug:
+        return _refused_name(at, asked)
+    worst = worst_case(request.limits, command.tariff).cad
+    if request.budget is not None and request.budget < worst:
+        return _refused_budget(at, request.budget, worst)
+    return None
+
+
+def _refused_budget(at: Situation, budget: Decimal, worst: Decimal) -> Decision:
+    """Refuse a machine whose own budget does not even pay for running it: nothing would hold it to that."""
+    enough = worst.quantize(_CENT, rounding=ROUND_CEILING)
+    denied = MachineDenied(
+        node=at.node,
+        resource=Resource.MONEY,
+        unit=UNIT_OF[Resource.MONEY],
+        asked=worst,
+        available=budget,
+        allocated=budget,
+        used=ZERO,
+        reason=f"running it for all of its time may cost {_plain(worst)} CAD (cores, memory, disk), its own budget is "
+        f"{_plain(budget)} CAD: give it --budget {_plain(enough)}CAD or more, or a shorter --deadline",
+    )
+    return Decision((denied,))
 
 
 def _refused_name(at: Situation, asked: Asked) -> Decision:

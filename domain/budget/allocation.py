@@ -78,27 +78,31 @@ def _answer(account: Account, project: str, node: str, asked: Asked, now: dateti
     if amount is None:
         return [BudgetRefused(resource=asked.resource, reason=_wrong_unit(asked))]
     if isinstance(asked, BudgetTopUpRequested):
-        return _topped_up(book, node, asked, amount, now)
+        if book is None or book.allocated is None or (is_over(book, now) and not book.auto_reset):
+            return [BudgetRefused(resource=asked.resource, reason=_nothing_to_add_to(project, node, asked))]
+        return _topped_up(book, amount, now)
     reason = _refusal(project, node, asked, amount)
     if reason:
         return [BudgetRefused(resource=asked.resource, reason=reason)]
     return [_allocation(book, asked, amount, now)]
 
 
-def _topped_up(
-    book: Book | None, node: str, asked: BudgetTopUpRequested, amount: Decimal, now: datetime
-) -> list[BudgetEvent]:
+def _topped_up(book: Book, amount: Decimal, now: datetime) -> list[BudgetEvent]:
     """Add to the present period, which is opened before if nobody has needed it yet."""
-    if book is None or book.allocated is None or (is_over(book, now) and not book.auto_reset):
-        reason = (
-            f"{node[:80]} has no {asked.period} allocation of {asked.resource} to add to; set one: "
-            f"autovibe budget set {node[:80]} {asked.amount:f}"
-        )
-        return [BudgetRefused(resource=asked.resource, reason=reason)]
     if is_over(book, now):
         said = next_period(book, now)
         return [said, _added(said, amount)]
     return [_added(allocation_of(book), amount)]
+
+
+def _nothing_to_add_to(project: str, node: str, asked: BudgetTopUpRequested) -> str:
+    """Say so, with the command that sets what was to be added to."""
+    amount = f"{asked.amount:f}CAD" if asked.resource is Resource.MONEY else f"{asked.amount:f}"
+    own = "" if node == project else f" --machine {node[:80]}"
+    resource = "" if asked.resource is Resource.MONEY else f" --resource {asked.resource}"
+    period = "" if asked.period is BudgetPeriod.TOTAL else f" --period {asked.period}"
+    command = f"autovibe budget set {project[:80]} {amount}{own}{resource}{period}"
+    return f"{node[:80]} has no {asked.period} allocation of {asked.resource} to add to; set one: {command}"
 
 
 def _added(to: BudgetAllocated, amount: Decimal) -> BudgetAllocated:

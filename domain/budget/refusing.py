@@ -1,8 +1,9 @@
 """What somebody is told whose model call was not made: what was asked, what stands against it, what to type."""
 
 from decimal import Decimal
+from math import ceil
 
-from domain.budget.account import ZERO
+from domain.budget.account import ZERO, free
 from domain.budget.calls import Amounts
 from domain.budget.envelope import Envelope, Obstacle
 from events.budget import UNIT_OF
@@ -48,7 +49,8 @@ def _name(node: str, slug: str) -> str:
 def _remedy(stands: Obstacle, slug: str, machine: str) -> str:
     resource = "" if stands.book.resource is Resource.MONEY else f" --resource {stands.book.resource}"
     period = "" if stands.book.period is BudgetPeriod.TOTAL else f" --period {stands.book.period}"
-    amount = "1CAD" if stands.book.resource is Resource.MONEY else plain(max(Decimal(1), stands.asked))
+    missing = max(1, ceil(stands.asked - free(stands.book)))  # what is there may be less than nothing
+    amount = f"{missing}CAD" if stands.book.resource is Resource.MONEY else str(missing)
     own = f" --machine {machine}" if stands.node == machine else ""
     where = HUB if stands.node == HUB else slug
     return f"autovibe budget top-up {where} {amount}{own}{resource}{period}"

@@ -36,6 +36,14 @@ def test_the_version_is_told() -> None:
         (["run", "mine", "true", "--file", "foo"], "--file 'foo' is not PATH=LOCALFILE"),
         (["run", "mine", "true", "--env", "foo"], "--env 'foo' is not NAME=VALUE"),
         (["project", "create", "mine", "--budget", "5EUR"], "--budget '5EUR': budgets are in CAD"),
+        (
+            ["budget", "set", "mine", "5CAD", "--resource", "tokens"],
+            "AMOUNT '5CAD' is not a number: tokens is budgeted in tokens",
+        ),
+        (
+            ["budget", "top-up", "mine", "none", "--resource", "cpu"],
+            "AMOUNT 'none' is not a number: cpu is budgeted in",
+        ),
     ],
 )
 def test_wrong_values_are_refused_without_asking_the_hub(arguments: list[str], told: str) -> None:

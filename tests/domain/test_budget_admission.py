@@ -361,3 +361,14 @@ def test_a_project_whose_line_is_full_is_told_at_once_and_nobody_else_is(world: 
     assert isinstance(world.admit(first), MachineQueued), "who stands in the line already stays"
     world.machines_max = 10
     assert [slug for slug, _ in world.serve()] == ["bakery", SHOP, SHOP]
+
+
+def test_a_budget_of_its_own_that_does_not_pay_for_running_it_is_refused_with_what_would() -> None:
+    world, hour = World(tariff=Tariff(Decimal("0.05"), Decimal(0))), Limits(cpu_milli=1_000, deadline_s=3_600)
+    world.happen(address.machine(SHOP, ANN), request("0.04", limits=hour))
+    (denied,) = world.decide(world.admit_command(ANN), ANN).machine
+    assert isinstance(denied, MachineDenied)
+    assert (denied.node, denied.asked, denied.available) == (str(ANN), Decimal("0.05"), Decimal("0.04"))
+    assert "--budget 0.05CAD" in denied.reason
+    world.happen(address.machine(SHOP, BOB), request("0.05", limits=hour))
+    assert isinstance(world.decide(world.admit_command(BOB), BOB).machine[0], MachineAdmitted)

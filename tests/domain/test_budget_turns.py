@@ -91,7 +91,10 @@ def test_an_addition_to_a_day_that_nobody_has_opened_opens_it(world: World) -> N
 def test_there_is_nothing_to_add_to_without_an_allocation(world: World) -> None:
     (refused,) = asked(world, top_up("1"))
     assert isinstance(refused, BudgetRefused)
-    assert "autovibe budget set webshop 1" in refused.reason
+    assert refused.reason.endswith("set one: autovibe budget set webshop 1CAD")
+    (refused,) = asked(world, top_up("1", period=BudgetPeriod.DAILY))
+    assert isinstance(refused, BudgetRefused)
+    assert refused.reason.endswith("autovibe budget set webshop 1CAD --period daily"), "and not the total"
 
 
 def test_a_soft_limit_is_said_once_and_thresholds_are_the_accounts_own(world: World) -> None:
