@@ -2,7 +2,7 @@
 
 As many as the promise names, in some minutes:
 
-    AUTOVIBE_SOAK_CALLS=10000 AUTOVIBE_SOAK_MACHINES=200 pytest tests/budget/test_many_calls.py --timeout 1800
+    SOAK_CALLS=10000 SOAK_MACHINES=200 pytest tests/budget/test_many_calls.py --timeout 1800
 """
 
 import asyncio
@@ -35,10 +35,10 @@ from tests.budget.conftest import Client
 from tests.budget.world import SHOP
 from tests.harness import eventually
 
-CALLS = int(os.environ.get("AUTOVIBE_SOAK_CALLS", "300"))
-MACHINES = int(os.environ.get("AUTOVIBE_SOAK_MACHINES", "12"))
+CALLS = int(os.environ.get("SOAK_CALLS", "300"))
+MACHINES = int(os.environ.get("SOAK_MACHINES", "12"))
 KILLS = max(2, CALLS // 1_000)
-SEED = int(os.environ.get("AUTOVIBE_SOAK_SEED", "7"))
+SEED = int(os.environ.get("SOAK_SEED", "7"))
 SETTINGS = {"slice_cad": "0.05", "machines_max": "1000", "call_lease_s": "4", "log_level": "error"}
 AT_ONCE_OF_A_MACHINE = 3
 TOKENS_MAX = 40_000
