@@ -248,43 +248,34 @@ def _plain(amount: Decimal) -> str:
 
 
 def _never(at: Situation, request: MachineRequested, asked: Asked, command: Admit) -> Decision | None:
-    """Refuse what no account can help."""
+    """Refuse what no account can help.
+
+    A machine whose id is its project's slug: both would be one account, and its cap the project's. One whose own budget
+    does not even pay for running it: nothing would hold it to that.
+    """
     if at.node == at.slug:
-        return _refused_name(at, asked)
+        why = "the machine's id is the project's slug; request it with another id"
+        return _refused(at, asked[Resource.MONEY], ZERO, why)
     worst = worst_case(request.limits, command.tariff).cad
-    if request.budget is not None and request.budget < worst:
-        return _refused_budget(at, request.budget, worst)
-    return None
-
-
-def _refused_budget(at: Situation, budget: Decimal, worst: Decimal) -> Decision:
-    """Refuse a machine whose own budget does not even pay for running it: nothing would hold it to that."""
+    if request.budget is None or request.budget >= worst:
+        return None
     enough = worst.quantize(_CENT, rounding=ROUND_CEILING)
+    why = (
+        f"running it for all of its time may cost {_plain(worst)} CAD (cores, memory, disk), its own budget is "
+        f"{_plain(request.budget)} CAD: give it --budget {_plain(enough)}CAD or more, or a shorter --deadline"
+    )
+    return _refused(at, worst, request.budget, why)
+
+
+def _refused(at: Situation, asked: Decimal, available: Decimal, reason: str) -> Decision:
     denied = MachineDenied(
         node=at.node,
         resource=Resource.MONEY,
         unit=UNIT_OF[Resource.MONEY],
-        asked=worst,
-        available=budget,
-        allocated=budget,
+        asked=asked,
+        available=available,
+        allocated=available,
         used=ZERO,
-        reason=f"running it for all of its time may cost {_plain(worst)} CAD (cores, memory, disk), its own budget is "
-        f"{_plain(budget)} CAD: give it --budget {_plain(enough)}CAD or more, or a shorter --deadline",
-    )
-    return Decision((denied,))
-
-
-def _refused_name(at: Situation, asked: Asked) -> Decision:
-    """Refuse a machine whose id is its project's slug: both would be one account, and its cap the project's."""
-    money = asked[Resource.MONEY]
-    denied = MachineDenied(
-        node=at.slug,
-        resource=Resource.MONEY,
-        unit=UNIT_OF[Resource.MONEY],
-        asked=money,
-        available=ZERO,
-        allocated=ZERO,
-        used=ZERO,
-        reason="the machine's id is the project's slug; request it with another id",
+        reason=reason,
     )
     return Decision((denied,))

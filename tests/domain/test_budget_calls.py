@@ -187,6 +187,20 @@ def test_an_account_that_refuses_does_not_park() -> None:
     assert not world.machine(who(1)).holds
 
 
+def test_what_a_parked_machine_is_told_to_type_is_as_much_as_is_missing_where_it_is() -> None:
+    world = World("10", "10")
+    world.admit(who(1), "1")
+    answer = world.ask(who(1), 3 * MILLION + MILLION // 2).answer
+    assert isinstance(answer, NotGranted)
+    assert answer.message.endswith(f"autovibe budget top-up {SHOP} 3CAD --machine {who(1)}"), "2.5 are missing"
+    world = World("10", "10")
+    world.events[SHOP].append(allocation("1000", Resource.TOKENS))
+    world.admit(who(1), "5")
+    answer = world.ask(who(1), 3_500).answer
+    assert isinstance(answer, NotGranted)
+    assert answer.message.endswith(f"autovibe budget top-up {SHOP} 2500 --resource tokens")
+
+
 def test_a_cap_of_calls_on_the_project_counts_each_call() -> None:
     world = World("10", "10")
     world.events[SHOP].append(allocation("2", Resource.API_CALLS))
